@@ -1,0 +1,75 @@
+"""Scores and thresholds: from logits to which samples stop here.
+
+The score is the energy of a prediction, the squared norm of its softmax: 1/K where every class is alike, 1 where one
+class has everything. A sample stops only where its energy exceeds the threshold. The test is written as
+`energy > threshold` and never as its opposite, so that equality goes on, and NaN, which compares false, goes on too.
+
+Source: ResKD, Eq. 8-11 and Algorithm 2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cascade.errors import BadShape
+
+Floats = NDArray[np.float32]
+Scores = NDArray[np.float64]
+
+
+def softmax(logits: NDArray[Any]) -> Floats:
+    """Probabilities in float32, with the largest logit subtracted first.
+
+    Args:
+        logits: (B, K), not normalised; any float type.
+
+    Returns:
+        (B, K) float32.
+
+    Raises:
+        BadShape: `logits` is not (B, K) with K of at least one.
+    """
+    if logits.ndim != 2 or logits.shape[1] == 0:
+        raise BadShape(f"logits must be (batch, classes), not {logits.shape}")
+    with np.errstate(invalid="ignore"):  # an infinite logit gives NaN, which goes on to the next stage
+        shifted = logits.astype(np.float32, copy=False) - logits.max(axis=1, keepdims=True).astype(np.float32)
+        powers = np.exp(shifted)
+        result: Floats = powers / powers.sum(axis=1, keepdims=True)
+    return result
+
+
+def energy(logits: NDArray[Any]) -> Scores:
+    """The squared norm of the softmax, a sample.
+
+    Args:
+        logits: (B, K).
+
+    Returns:
+        (B,) float64 in [1/K, 1]; the softmax is taken in float32, the sum of squares in float32 too, and only the
+        result is widened, so that the comparison with a threshold is made in float64.
+
+    Source: ResKD, Eq. 8.
+    """
+    probabilities = softmax(logits)
+    squares = np.einsum("bk,bk->b", probabilities, probabilities)
+    result: Scores = squares.astype(np.float64)
+    return result
+
+
+def exits(scores: Scores, threshold: float | Scores) -> NDArray[np.bool_]:
+    """Say which samples stop at this stage.
+
+    Args:
+        scores: (B,) float64 energies.
+        threshold: the energy that has to be exceeded; one for all, or (B,) float64, one a sample.
+
+    Returns:
+        (B,) bool, True where the sample stops. Equality and NaN go on.
+
+    Source: ResKD, Algorithm 2, with its order of steps put right.
+    """
+    result: NDArray[np.bool_] = scores > np.asarray(threshold, np.float64)
+    return result

@@ -1,0 +1,228 @@
+"""The bundle's manifest: frozen models that know the format and touch nothing.
+
+A manifest describes the stages in the order they run, how an image becomes their input, the class labels, when a sample
+may leave, the figures measured at export, and where it all came from. `FORMAT_VERSION` grows when a reader of the old
+format would misread the new one; unknown versions are refused by `cascade.bundle`.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+FORMAT_VERSION: Literal[1] = 1
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+
+class Frozen(BaseModel):
+    """Immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Tensor(Frozen):
+    """One input or output of an ONNX file; `None` in the shape is the batch dimension.
+
+    Attributes:
+        name: its name in the graph.
+        shape: e.g. (None, 3, 32, 32).
+        dtype: element type.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    shape: Annotated[tuple[Annotated[int, Field(gt=0)] | None, ...], Field(min_length=1)]
+    dtype: Literal["float32"] = "float32"
+
+
+class Stage(Frozen):
+    """One network of the cascade.
+
+    Attributes:
+        role: `student` for stage 0, `residual` for every later one.
+        network: name of the architecture.
+        file: POSIX path of the ONNX file, relative to the bundle, inside it.
+        sha256: digest of the file, 64 hex digits.
+        params: trainable parameters.
+        macs: multiply-accumulates of convolutions and linear layers for one image.
+        input: images, (None, C, H, W).
+        output: logits, (None, K).
+    """
+
+    role: Literal["student", "residual"]
+    network: str
+    file: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    params: Count
+    macs: Count
+    input: Tensor
+    output: Tensor
+
+    @field_validator("file")
+    @classmethod
+    def _stays_inside(cls, value: str) -> str:
+        path = PurePosixPath(value)
+        plain = value == str(path) and "\\" not in value and ":" not in value and "\0" not in value
+        if not plain or path.is_absolute() or ".." in path.parts or not path.name:
+            raise ValueError(f"{value!r} must be a relative POSIX path inside the bundle, like 'stage0.onnx'")
+        return value
+
+
+class Preprocess(Frozen):
+    """From a decoded image to a stage's input.
+
+    Attributes:
+        size: height and width of the input, pixels.
+        resize: `stretch` to size x size, or `short_side` to `resize_to`.
+        resize_to: length of the short side after `short_side`, pixels; at least `size`.
+        crop: `none` after a stretch, `center` after a short-side resize.
+        interpolation: Pillow's filter, with its antialiasing.
+        channels: colour space handed to the network.
+        mean: subtracted from the channel, in [0, 1] units.
+        std: divided by, in [0, 1] units.
+    """
+
+    size: Annotated[int, Field(gt=0, le=4096)]
+    resize: Literal["stretch", "short_side"] = "stretch"
+    resize_to: Annotated[int, Field(gt=0, le=8192)] | None = None
+    crop: Literal["none", "center"] = "none"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    channels: Literal["RGB"] = "RGB"
+    mean: tuple[float, float, float]
+    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+    @model_validator(mode="after")
+    def _rules_agree(self) -> Self:
+        if self.resize == "stretch" and (self.crop != "none" or self.resize_to is not None):
+            raise ValueError("resize 'stretch' already gives the size: it takes no crop and no resize_to")
+        if self.resize == "short_side" and (
+            self.crop != "center" or self.resize_to is None or self.resize_to < self.size
+        ):
+            raise ValueError("resize 'short_side' needs crop 'center' and a resize_to of at least size")
+        return self
+
+
+class ThresholdRule(Frozen):
+    """Where a threshold came from: `ratio * energy` of a reference on D_v, or a number somebody gave.
+
+    Attributes:
+        name: `energy_ratio` (ResKD section 5.3 and Algorithm 1) or `fixed`.
+        ratio: rho, for `energy_ratio`.
+        reference: `S_n`, the whole cascade, or `T`, the teacher.
+        energy: mean energy of the reference on D_v.
+        samples: size of D_v.
+        fingerprint: sha256 over the sample indices of D_v and their labels.
+        held_out: whether D_v was kept out of training.
+    """
+
+    name: Literal["energy_ratio", "fixed"]
+    ratio: Annotated[float, Field(gt=0)] | None = None
+    reference: Literal["S_n", "T"] | None = None
+    energy: Annotated[float, Field(gt=0)] | None = None
+    samples: Count | None = None
+    fingerprint: str | None = None
+    held_out: bool | None = None
+
+
+class ExitRule(Frozen):
+    """When a sample may leave: its score exceeds the threshold.
+
+    Attributes:
+        score: the only one there is, the squared norm of the softmax.
+        definition: of the summed logits, or accumulated over stages.
+        threshold: to be exceeded; equality goes on.
+        rule: where the threshold came from.
+    """
+
+    score: Literal["energy"] = "energy"
+    definition: Literal["summed", "accumulated"] = "summed"
+    threshold: float
+    rule: ThresholdRule
+
+
+class NetworkFigures(Frozen):
+    """One network or running sum on one split. Accuracy in [0, 1]; MACs a sample; energy is the mean."""
+
+    name: str
+    accuracy: Share
+    macs: Annotated[float, Field(ge=0)]
+    energy: float | None = None
+
+
+class Figures(Frozen):
+    """Everything measured on one split of the data.
+
+    Attributes:
+        split: what the samples are.
+        samples: how many.
+        teacher: the teacher alone, if it was known at export.
+        sums: S_0, S_1, ..., S_n: accuracy, energy, and the MACs of all stages up to there.
+        adaptive: the sample-adaptive cascade at the bundle's threshold; MACs are the mean.
+        exits: share of samples that left at each stage.
+    """
+
+    split: str
+    samples: Annotated[int, Field(gt=0)]
+    teacher: NetworkFigures | None = None
+    sums: tuple[NetworkFigures, ...]
+    adaptive: NetworkFigures
+    exits: tuple[Share, ...]
+
+
+class Provenance(Frozen):
+    """Where a bundle came from.
+
+    Attributes:
+        dataset: name of the training data.
+        recipe: hash of the resolved recipe.
+        created: UTC date and time, ISO 8601.
+        opset: ONNX opset of the stage files.
+        versions: package -> version.
+    """
+
+    dataset: str
+    recipe: str
+    created: str
+    opset: Annotated[int, Field(gt=0)]
+    versions: dict[str, str]
+
+
+class Manifest(Frozen):
+    """A whole cascade, but for its weights."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    name: Name
+    version: Name
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=64)]
+    preprocess: Preprocess
+    labels: Annotated[tuple[str, ...], Field(min_length=2)]
+    exit: ExitRule
+    calibration: Figures | None = None
+    test: Figures | None = None
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        size, classes = self.preprocess.size, len(self.labels)
+        if len({stage.file for stage in self.stages}) != len(self.stages):
+            raise ValueError("two stages name the same file")
+        for number, stage in enumerate(self.stages):
+            if stage.role != ("student" if number == 0 else "residual"):
+                raise ValueError(f"stages[{number}].role is {stage.role!r}: stage 0 is the student, the rest residual")
+            if stage.input.shape != (None, 3, size, size):
+                raise ValueError(f"stages[{number}].input.shape {stage.input.shape} is not (None, 3, {size}, {size})")
+            if stage.output.shape != (None, classes):
+                raise ValueError(f"stages[{number}].output.shape {stage.output.shape} is not (None, {classes})")
+        return self
+
+    def costs(self) -> list[int]:
+        """MACs of each stage, in order."""
+        return [stage.macs for stage in self.stages]
+
+    def document(self) -> dict[str, Any]:
+        """The manifest as plain JSON values."""
+        return self.model_dump(mode="json")
