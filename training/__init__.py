@@ -1,0 +1,1 @@
+"""Training: teacher, light student and res-students, from a recipe to a run folder."""

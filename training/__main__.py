@@ -1,0 +1,66 @@
+"""`python -m training train | evaluate | methods`, also as `rescade train`, ..."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from cascade.errors import CascadeError
+from training.evaluate import evaluate
+from training.methods.base import METHODS, import_all
+from training.recipe import load
+from training.run import open_run
+from training.steps import run_recipe
+from training.table import accuracy_table
+
+
+@click.group()
+def main() -> None:
+    """Train and evaluate."""
+
+
+@main.command("train")
+@click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the run.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Put a value over the recipe's.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def train_command(recipe: Path, out: Path, settings: tuple[str, ...], *, quiet: bool) -> None:
+    """Train a cascade from RECIPE. Run it again to go on where it was stopped."""
+    try:
+        run_recipe(load(recipe, settings), out, quiet=quiet)
+    except CascadeError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@main.command("evaluate")
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.option("--sweep", is_flag=True, help="Also accuracy, cost and exits for every threshold from 0.05 to 1.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def evaluate_command(run: Path, *, as_json: bool, sweep: bool, quiet: bool) -> None:
+    """Measure the finished RUN on D_v and test, and store every network's logits in it."""
+    try:
+        evaluation = evaluate(open_run(run), sweep_thresholds=sweep, quiet=quiet)
+    except CascadeError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(evaluation.model_dump_json(indent=2))
+        return
+    for table in accuracy_table(evaluation):
+        Console().print(table)
+
+
+@main.command("methods")
+def methods_command() -> None:
+    """List the methods that a recipe may name, with their settings."""
+    import_all()
+    for name, method in sorted(METHODS.items()):
+        source = (method.__doc__ or "").splitlines()[0]
+        settings = ", ".join(f"{key}={field.default}" for key, field in method.Config.model_fields.items())
+        click.echo(f"{name}: {source} {settings}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Files of a run: checkpoints that a killed run goes on from, and finished networks.
+
+Everything is written beside its place and renamed, so that a file is whole or absent. Nothing here unpickles code:
+checkpoints are read with `weights_only=True`, networks are safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from cascade.errors import RecipeError
+from training import models
+
+FORMAT = 1
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.new")
+    with fresh.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        RecipeError: the file is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"cannot read {path}: {error}") from error
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors and plain values."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.new")
+    torch.save({"format": FORMAT, **state}, fresh)
+    fresh.replace(path)
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """Read what `save_checkpoint` wrote; None if there is nothing.
+
+    Raises:
+        RecipeError: the file is of another format, or no checkpoint at all.
+    """
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises whatever unpickling raised
+        raise RecipeError(f"{path} is not a checkpoint of this program: remove it to start the step anew") from error
+    if state.get("format") != FORMAT:
+        raise RecipeError(f"{path} has checkpoint format {state.get('format')!r}, not {FORMAT}: remove it")
+    return state
+
+
+def save_network(path: Path, net: nn.Module, name: str, num_classes: int) -> None:
+    """Write a network's weights, with its name and number of classes beside them."""
+    tensors = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
+    write_atomic(path, save(tensors, {"model": name, "num_classes": str(num_classes)}))
+
+
+def load_network(path: Path) -> tuple[str, nn.Module]:
+    """Build and fill a network from a file of `save_network`; in eval mode.
+
+    Returns:
+        Its name and the network.
+
+    Raises:
+        RecipeError: missing, damaged, or not of this program.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError) as error:
+        raise RecipeError(f"cannot read the network {path}: {error}") from error
+    if "model" not in about:
+        raise RecipeError(f"{path} does not say which network it holds; give the model's name in the recipe")
+    net = models.build(about["model"], int(about["num_classes"]))
+    fill(net, tensors, path)
+    return about["model"], net.eval()
+
+
+def load_weights(path: Path, name: str, num_classes: int) -> nn.Module:
+    """Build a network by name and fill it from somebody's weight file: safetensors, or a torch state dict.
+
+    Raises:
+        RecipeError: missing, damaged, unsafe to read, or not of this network.
+    """
+    net = models.build(name, num_classes)
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever unpickling raised
+        raise RecipeError(f"cannot read the weights {path}: {error}") from error
+    fill(net, tensors, path)
+    return net.eval()
+
+
+def fill(net: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load a state dict.
+
+    Raises:
+        RecipeError: names or shapes differ.
+    """
+    try:
+        net.load_state_dict(tensors)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise RecipeError(f"the weights in {path} are not of this network: {error}") from error

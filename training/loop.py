@@ -1,0 +1,202 @@
+"""The one loop that every method runs in.
+
+A batch is a pure function of (seed, step, epoch, place in the epoch): which samples, which crops, which dropout. A run
+that was killed therefore goes on from its last checkpoint and ends with the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cascade.errors import RecipeError
+from training import checkpoint
+from training.data import Batches, Data
+from training.device import Device
+from training.evaluate import logits_of, summary
+from training.log import Log
+from training.methods.base import Method
+from training.recipe import Schedule
+from training.schedule import learning_rate
+
+
+@dataclass(frozen=True)
+class Step:
+    """One network to train, wholly described.
+
+    Attributes:
+        name: teacher, student, residual1, ...
+        seed: of the run.
+        run_id: of the recipe; a checkpoint of another recipe is refused.
+        schedule: how long and how fast.
+        folder: where the checkpoint lies.
+        checkpoint_s: seconds between checkpoints inside an epoch.
+    """
+
+    name: str
+    seed: int
+    run_id: str
+    schedule: Schedule
+    folder: Path
+    checkpoint_s: float
+
+
+def seed_for(*parts: object) -> int:
+    """A seed below 2^63 for the given parts; near parts give unrelated seeds."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
+
+
+def train(step: Step, method: Method, data: Data, device: Device, log: Log) -> None:
+    """Train what `method` calls trainable, to the end of the schedule.
+
+    Args:
+        step: what to train, and where its checkpoint lies.
+        method: its networks are on the device already.
+        data: on the device.
+        device: precision, memory order, this process among others.
+        log: where losses and accuracies go.
+
+    Raises:
+        RecipeError: the loss is not finite, the batch is larger than the training set, or the checkpoint is not ours.
+    """
+    run = _Run(step, method, data, device)
+    run.resume()
+    log.begin(step.name, step.schedule.epochs * run.batches_per_epoch, run.epoch)
+    while run.epoch < step.schedule.epochs:
+        run.one_epoch(log)
+
+
+class _Run:
+    """A step under way: what a checkpoint has to hold, and how to go on from it."""
+
+    def __init__(self, step: Step, method: Method, data: Data, device: Device) -> None:
+        schedule = step.schedule
+        self.step, self.method, self.data, self.device = step, method, data, device
+        self.parameters = list(method.trainable())
+        self.optimizer = torch.optim.SGD(
+            self.parameters,
+            lr=schedule.lr,
+            momentum=schedule.momentum,
+            nesterov=schedule.nesterov,
+            weight_decay=schedule.weight_decay,
+        )
+        self.scaler = torch.amp.GradScaler(device.where.type, enabled=device.dtype is torch.float16)
+        self.batches = Batches(data.preprocess, device.where)
+        self.batches_per_epoch = len(data.train) // schedule.batch_size
+        if self.batches_per_epoch == 0:
+            raise RecipeError(
+                f"schedule.batch_size {schedule.batch_size} is over the {len(data.train)} training samples: lower it"
+            )
+        self.path = step.folder / "checkpoint.pt"
+        self.epoch, self.batch = 0, 0
+        self.sums: dict[str, float] = {}
+        self.saved_at = time.monotonic()
+
+    def resume(self) -> None:
+        """Go on from the checkpoint, if there is one."""
+        self.device.share(self.method)
+        state = checkpoint.load_checkpoint(self.path, self.device.where)
+        if state is None:
+            return
+        if state["run_id"] != self.step.run_id:
+            raise RecipeError(f"{self.path} belongs to another recipe: name another --out, or remove it")
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.batch, self.sums = state["epoch"], state["batch"], dict(state["sums"])
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        self.saved_at = time.monotonic()
+        self.device.wait()
+        if not self.device.first:
+            return
+        state: dict[str, Any] = {
+            "run_id": self.step.run_id,
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "sums": self.sums,
+        }
+        checkpoint.save_checkpoint(self.path, state)
+
+    def one_epoch(self, log: Log) -> None:
+        """The rest of the current epoch, its evaluation on D_v, and its checkpoint."""
+        self.method.train()
+        started, first = time.perf_counter(), self.batch
+        for index in self.order()[first:]:
+            sums = self.one_batch(index)
+            self.batch += 1
+            log.advance(self.step.name, self.epoch * self.batches_per_epoch + self.batch, sums)
+            if self.batch < self.batches_per_epoch and self.due():
+                self.save()
+        seconds = time.perf_counter() - started
+        images = (self.batches_per_epoch - first) * self.step.schedule.batch_size
+        self.device.share(self.method)
+        losses = {name: total / self.batches_per_epoch for name, total in self.sums.items()}
+        figures = {f"loss/{name}": value for name, value in sorted(losses.items())}
+        figures["dv/accuracy"] = self.dv_accuracy()
+        log.epoch(self.step.name, self.epoch + 1, figures, images / max(seconds, 1e-9))
+        self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
+        self.save()
+
+    def due(self) -> bool:
+        """Whether to checkpoint inside the epoch; only alone, since clocks of several processes differ."""
+        return self.device.world == 1 and time.monotonic() - self.saved_at > self.step.checkpoint_s
+
+    def order(self) -> list[Tensor]:
+        """The sample indices of each batch of this epoch, on the CPU; samples that fill no batch wait for another."""
+        generator = torch.Generator().manual_seed(seed_for(self.step.seed, self.step.name, self.epoch))
+        places = torch.randperm(len(self.data.train), generator=generator)
+        size = self.step.schedule.batch_size
+        kept = places[: self.batches_per_epoch * size].to(self.data.train.index.device)
+        return list(self.data.train.index[kept].split(size))
+
+    def one_batch(self, index: Tensor) -> dict[str, float]:
+        """One optimiser step; returns the epoch's sums of losses so far."""
+        schedule, device = self.step.schedule, self.device
+        seed = seed_for(self.step.seed, self.step.name, self.epoch, self.batch, device.rank)
+        torch.manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
+        batch = self.batches.augmented(self.data.train, device.slice(index), self.data.augment, generator)
+        done = (self.epoch * self.batches_per_epoch + self.batch) / (schedule.epochs * self.batches_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(schedule, done)
+        with device.autocast():
+            losses = self.method.losses(batch)
+        total = torch.stack(list(losses.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(total).backward()
+        device.average(self.parameters)
+        if schedule.clip:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.parameters, schedule.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return self.add(losses)
+
+    def add(self, losses: dict[str, Tensor]) -> dict[str, float]:
+        """Add a batch's losses to the epoch's sums."""
+        for name, loss in losses.items():
+            value = float(loss.detach())
+            if value != value or value in (float("inf"), float("-inf")):
+                raise RecipeError(
+                    f"{self.step.name}: loss {name!r} is {value} in epoch {self.epoch + 1}, batch {self.batch + 1}: "
+                    "lower schedule.lr, or set schedule.clip"
+                )
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        return self.sums
+
+    def dv_accuracy(self) -> float:
+        """Accuracy of what would be deployed, on D_v, in [0, 1]."""
+        net = self.method.deployable()
+        figures = summary(self.step.name, logits_of([net], self.data.dv, self.batches)[0], self.data.dv)
+        return float(figures["accuracy"])

@@ -1,0 +1,142 @@
+"""What a method is: named losses over a small record of networks.
+
+A method says up to five things: its `Config`, its `losses`, what is `trainable`, whether the `teacher_learns`, and what
+is `deployable`. Drop a module into this package and it is found; nothing else is edited.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+
+from cascade.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One augmented training batch.
+
+    Attributes:
+        images: (B, 3, H, W) float32, normalised.
+        labels: (B,) int64.
+        index: (B,) int64, the sample's place in the training set; a memory bank needs it.
+    """
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks that a method is handed.
+
+    Attributes:
+        student: the one to train.
+        teacher: frozen, in eval mode; None where a recipe has none.
+        earlier: the stages before this one, S_0, R_1, ..., frozen, in eval mode.
+    """
+
+    student: nn.Module
+    teacher: nn.Module | None = None
+    earlier: tuple[nn.Module, ...] = field(default=())
+
+
+class MethodConfig(BaseModel):
+    """Settings of a method: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Method(nn.Module):
+    """A way to train one network. Helpers that learn too are ordinary submodules.
+
+    Args:
+        config: checked settings.
+        nets: student, teacher, earlier stages.
+        samples: size of the training set.
+
+    Raises:
+        RecipeError: the method needs a network that is not there.
+    """
+
+    class Config(MethodConfig):
+        """No settings."""
+
+    name: ClassVar[str]
+    needs_teacher: ClassVar[bool] = True
+    teacher_learns: ClassVar[bool] = False
+
+    def __init__(self, config: Any, nets: Networks, samples: int) -> None:
+        super().__init__()
+        if self.needs_teacher and nets.teacher is None:
+            raise RecipeError(f"method {self.name!r} needs a teacher, and the recipe has none")
+        self.config = config
+        self.nets = nets
+        self.samples = samples
+        self.student = nets.student
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Named scalars, already weighted; the loop adds them."""
+        raise NotImplementedError(f"method {self.name!r} must define losses()")
+
+    def trainable(self) -> Iterator[nn.Parameter]:
+        """What the optimiser moves; default: whatever of the student and the helpers asks for a gradient."""
+        return (parameter for parameter in self.parameters() if parameter.requires_grad)
+
+    def deployable(self) -> nn.Module:
+        """Images to logits, as it will be served; default: the student."""
+        return self.nets.student
+
+    def teacher(self, images: Tensor) -> Tensor:
+        """The teacher's logits (B, K) float32. Call under no_grad."""
+        assert self.nets.teacher is not None, "checked at construction"
+        logits: Tensor = self.nets.teacher(images)
+        return logits.float()
+
+
+METHODS: dict[str, type[Method]] = {}
+
+
+def register(name: str) -> Callable[[type[Method]], type[Method]]:
+    """Make a method known by `name`."""
+
+    def add(method: type[Method]) -> type[Method]:
+        if name in METHODS:
+            raise ValueError(f"two methods are called {name!r}")
+        method.name = name
+        METHODS[name] = method
+        return method
+
+    return add
+
+
+def find(settings: dict[str, Any]) -> tuple[type[Method], MethodConfig]:
+    """The method that `{"name": ..., other settings}` asks for, and its checked settings.
+
+    Raises:
+        RecipeError: no such method, or a setting that it does not take.
+    """
+    import_all()
+    name = settings.get("name")
+    if name not in METHODS:
+        raise RecipeError(f"no method is called {name!r}; there are {', '.join(sorted(METHODS))}")
+    method = METHODS[name]
+    try:
+        return method, method.Config.model_validate({k: v for k, v in settings.items() if k != "name"})
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise RecipeError(f"method {name!r}: " + "; ".join(lines)) from error
+
+
+def import_all() -> None:
+    """Import every module of this package, so that each registers its method."""
+    package = importlib.import_module("training.methods")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"training.methods.{module.name}")

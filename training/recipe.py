@@ -1,0 +1,277 @@
+"""A recipe: YAML in, a checked and fully resolved description of a run out.
+
+The run id is a hash of the resolved recipe, so that a changed default is a new run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cascade.combine import EnergyDefinition
+from cascade.errors import RecipeError
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Rgb = tuple[float, float, float]
+
+
+class Frozen(BaseModel):
+    """Immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Augment(Frozen):
+    """Batched augmentation. `pad`: pixels of black around before a random crop. `flip`: mirror every second image."""
+
+    pad: Annotated[int, Field(ge=0, le=64)] = 4
+    flip: bool = True
+
+
+class DataConfig(Frozen):
+    """Which images, and what is set aside.
+
+    Attributes:
+        name: digits, cifar10, cifar100, fashion_mnist, or imagefolder:PATH.
+        root: where downloads are kept.
+        size: pixels a side; images of another size are resized as the bundle's preprocessing says.
+        resize: `stretch`, or `short_side` to `resize_to` and a centre crop.
+        resize_to: length of the short side before the crop, pixels.
+        mean, std: of a channel, in [0, 1] units; default: measured on the training images.
+        augment: of training batches.
+        dv_fraction: share of the training set drawn as D_v.
+        dv_exclude: keep D_v out of training, so that its energies are those of unseen images.
+        test_fraction: share split off, a class at a time, where the data set has no test part of its own.
+        split_seed: of that split and of D_v; apart from the run's seed, so that runs share them.
+    """
+
+    name: str
+    root: str = "~/.cache/rescade"
+    size: Annotated[int, Field(ge=8, le=1024)] = 32
+    resize: Literal["stretch", "short_side"] = "stretch"
+    resize_to: int | None = None
+    mean: Rgb | None = None
+    std: Rgb | None = None
+    augment: Augment = Augment()
+    dv_fraction: Fraction = 0.1
+    dv_exclude: bool = False
+    test_fraction: Fraction = 0.2
+    split_seed: int = 0
+
+
+class Runtime(Frozen):
+    """What it runs on; changes the speed, and the result only by rounding.
+
+    Attributes:
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: of the forward pass in training; evaluation is always fp32.
+        channels_last: memory order of maps.
+        compile: torch.compile.
+        threads: CPU threads; default torch's choice.
+        deterministic: refuse algorithms that differ from run to run.
+        checkpoint_s: seconds between checkpoints inside an epoch; every epoch ends with one anyway.
+    """
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    threads: Annotated[int, Field(gt=0)] | None = None
+    deterministic: bool = True
+    checkpoint_s: Positive = 60.0
+
+
+class Schedule(Frozen):
+    """How long and how fast: SGD with momentum.
+
+    Attributes:
+        epochs: passes over the training set.
+        batch_size: samples, over all devices together.
+        lr: the highest learning rate.
+        policy: `one_cycle` (linear up, cosine down to 0), `cosine`, or `step`.
+        warmup: share of the run that `one_cycle` climbs.
+        milestones: shares of the run after which `step` divides by ten.
+        momentum, nesterov, weight_decay: of SGD.
+        clip: largest gradient norm; 0 is off.
+    """
+
+    epochs: Annotated[int, Field(gt=0)] = 250
+    batch_size: Annotated[int, Field(gt=1)] = 128
+    lr: Positive = 0.1
+    policy: Literal["one_cycle", "cosine", "step"] = "step"
+    warmup: Fraction = 0.25
+    milestones: tuple[Fraction, ...] = (0.6, 0.8)
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    clip: Annotated[float, Field(ge=0)] = 0.0
+
+
+class NetworkConfig(Frozen):
+    """One network to train: its name, its method with the method's settings, and its own schedule settings."""
+
+    model: str
+    method: dict[str, Any]
+    schedule: dict[str, Any] = {}
+
+
+class TeacherConfig(Frozen):
+    """The teacher: trained here (`model` and `method`), taken from a run, or a model with a weight file.
+
+    Attributes:
+        model: network name, e.g. resnet20_a or torchvision:resnet50; not with `run`.
+        method, schedule: as for any network, when it is trained here.
+        run: folder of a finished run whose teacher is taken.
+        weights: .safetensors, or a torch file that holds a plain state dict.
+    """
+
+    model: str | None = None
+    method: dict[str, Any] | None = None
+    schedule: dict[str, Any] = {}
+    run: str | None = None
+    weights: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        sources = [self.method is not None, self.run is not None, self.weights is not None]
+        if sum(sources) != 1:
+            raise ValueError("a teacher needs exactly one of method (train it), run (take it), weights (load it)")
+        if (self.model is None) != (self.run is not None):
+            raise ValueError("a teacher needs a model, unless it comes from a run, which knows its own")
+        return self
+
+
+class Stop(Frozen):
+    """When to add no further res-student. Whatever is given must hold; at least one is always trained.
+
+    Attributes:
+        energy: stop once Energy(S_i, D_v) > energy * Energy(T, D_v); ResKD Algorithm 1 has 0.9.
+        count: stop once there are this many res-students; with `energy`, not before there are this many.
+        max_stages: never more res-students than this.
+    """
+
+    energy: Positive | None = None
+    count: Annotated[int, Field(gt=0)] | None = None
+    max_stages: Annotated[int, Field(gt=0, le=32)] = 4
+
+    @model_validator(mode="after")
+    def _some_rule(self) -> Self:
+        if self.energy is None and self.count is None:
+            raise ValueError("stop needs energy, count or both")
+        if self.count is not None and self.count > self.max_stages:
+            raise ValueError(f"stop.count {self.count} is over stop.max_stages {self.max_stages}")
+        return self
+
+    def done(self, residuals: int, energy: float, teacher_energy: float) -> bool:
+        """Whether to stop after `residuals` res-students, with the mean energies of S_i and T on D_v."""
+        if residuals >= self.max_stages:
+            return True
+        enough = self.count is None or residuals >= self.count
+        return enough and (self.energy is None or energy > self.energy * teacher_energy)
+
+
+class ResidualConfig(Frozen):
+    """The res-students: R_i has `models[i - 1]`, the last name is used for all that follow."""
+
+    models: Annotated[tuple[str, ...], Field(min_length=1)]
+    method: dict[str, Any] = {"name": "res_kd"}
+    schedule: dict[str, Any] = {}
+    stop: Stop = Stop(energy=0.9)
+
+
+class ExitConfig(Frozen):
+    """The exit rule that export computes: threshold = rho * Energy(reference, D_v), or a number."""
+
+    definition: EnergyDefinition = "summed"
+    rho: Positive = 0.9
+    reference: Literal["S_n", "T"] = "S_n"
+    threshold: float | None = None
+
+
+class Recipe(Frozen):
+    """A whole run: data, teacher, first student, res-students, exit rule."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seed: int = 0
+    data: DataConfig
+    runtime: Runtime = Runtime()
+    schedule: Schedule = Schedule()
+    teacher: TeacherConfig | None = None
+    student: NetworkConfig
+    residual: ResidualConfig | None = None
+    exit: ExitConfig = ExitConfig()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.residual is not None and self.teacher is None:
+            raise ValueError("res-students learn what the student lacks of a teacher: give a teacher")
+        for part in (self.teacher, self.student, self.residual):
+            if part is not None:
+                self.schedule_for(part.schedule)
+        return self
+
+    def schedule_for(self, overrides: dict[str, Any]) -> Schedule:
+        """The recipe's schedule with a network's own settings over it."""
+        return Schedule.model_validate({**self.schedule.model_dump(), **overrides})
+
+    def run_id(self) -> str:
+        """sha256 of the resolved recipe, 16 hex digits; what it runs on is left out."""
+        resolved = json.dumps(self.model_dump(mode="json", exclude={"runtime"}), sort_keys=True)
+        return hashlib.sha256(resolved.encode()).hexdigest()[:16]
+
+
+def load(path: Path, settings: tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe and put `key=value` settings over it.
+
+    Args:
+        path: YAML file.
+        settings: dotted keys and YAML values, e.g. `schedule.epochs=3`.
+
+    Raises:
+        RecipeError: unreadable, not YAML, an unknown key, or a value out of range; says which.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error}") from error
+    if not isinstance(document, dict):
+        raise RecipeError(f"the recipe {path} must be a mapping of keys to values")
+    for setting in settings:
+        _put(document, setting)
+    return parse(document, str(path))
+
+
+def parse(document: dict[str, Any], source: str) -> Recipe:
+    """Check a recipe given as plain values.
+
+    Raises:
+        RecipeError: names every key that is wrong.
+    """
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, item['loc'])) or 'recipe'}: {item['msg']}" for item in error.errors()]
+        raise RecipeError(f"{source}: " + "; ".join(lines)) from error
+
+
+def _put(document: dict[str, Any], setting: str) -> None:
+    key, equals, value = setting.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--set takes key=value, not {setting!r}")
+    *path, last = key.split(".")
+    place = document
+    for part in path:
+        inner = place.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise RecipeError(f"--set {key}: {part!r} holds a value, not keys")
+        place = inner
+    try:
+        place[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {key}: {value!r} is not a YAML value") from error

@@ -1,0 +1,92 @@
+"""A run folder, and what is in it.
+
+recipe.json              the resolved recipe, and its hash
+metrics.jsonl            a line an epoch
+tensorboard/             the same for TensorBoard
+steps/teacher/           network.safetensors and step.json once it is done; checkpoint.pt until then
+steps/student/
+steps/residual1/ ...
+logits/dv.npz, test.npz  per-sample logits of every network, written by `evaluate`
+evaluation.json          figures, written by `evaluate`
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from cascade.errors import RecipeError
+from training import checkpoint
+from training.recipe import Recipe, parse
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and the recipe it belongs to."""
+
+    folder: Path
+    recipe: Recipe
+
+    def step(self, name: str) -> Path:
+        """The folder of one step."""
+        return self.folder / "steps" / name
+
+    def is_done(self, name: str) -> bool:
+        """Whether the step's network is finished."""
+        return (self.step(name) / "step.json").exists()
+
+    def figures(self, name: str) -> dict[str, Any]:
+        """What was noted when the step ended."""
+        figures: dict[str, Any] = checkpoint.read_json(self.step(name) / "step.json")
+        return figures
+
+    def network(self, name: str) -> tuple[str, nn.Module]:
+        """A finished step's network and its name, in eval mode."""
+        return checkpoint.load_network(self.step(name) / "network.safetensors")
+
+    def finish(self, name: str, net: nn.Module, model: str, classes: int, figures: dict[str, Any]) -> None:
+        """Store a step's network, then its figures, which make it done."""
+        checkpoint.save_network(self.step(name) / "network.safetensors", net, model, classes)
+        checkpoint.write_json(self.step(name) / "step.json", figures)
+        (self.step(name) / "checkpoint.pt").unlink(missing_ok=True)
+
+    def stages(self) -> list[str]:
+        """The names of the cascade's finished steps, in order.
+
+        Raises:
+            RecipeError: the run has not finished.
+        """
+        if not (self.folder / "cascade.json").exists():
+            raise RecipeError(f"the run {self.folder} has not finished: run `rescade train` on it again")
+        stages: list[str] = checkpoint.read_json(self.folder / "cascade.json")["stages"]
+        return stages
+
+
+def create(folder: Path, recipe: Recipe) -> Run:
+    """Start a run in a folder, or go on with it.
+
+    Raises:
+        RecipeError: the folder holds another recipe's run, or something else.
+    """
+    path = folder / "recipe.json"
+    if path.exists():
+        there = checkpoint.read_json(path)["run_id"]
+        if there != recipe.run_id():
+            raise RecipeError(f"{folder} holds a run of another recipe ({there}): name another --out, or remove it")
+    elif folder.exists() and any(folder.iterdir()):
+        raise RecipeError(f"{folder} is not empty and is no run: name another --out")
+    checkpoint.write_json(path, {"run_id": recipe.run_id(), "recipe": recipe.model_dump(mode="json")})
+    return Run(folder, recipe)
+
+
+def open_run(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        RecipeError: it is none.
+    """
+    document = checkpoint.read_json(folder / "recipe.json")
+    return Run(folder, parse(document["recipe"], str(folder / "recipe.json")))

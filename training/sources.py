@@ -1,0 +1,168 @@
+"""Where images come from: torchvision's downloads, scikit-learn's digits, or a folder; decoded to uint8 arrays."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from cascade.errors import BadImage, RecipeError
+from cascade.manifest import Preprocess
+from cascade.pixels import to_pixels
+from training.recipe import DataConfig
+
+IN_MEMORY_BYTES = 8 * 2**30
+TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion_mnist": "FashionMNIST"}
+
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A train and a test part: images (N, S, S, 3) uint8, labels (N,) int64, class names."""
+
+    train_images: NDArray[np.uint8]
+    train_labels: Labels
+    test_images: NDArray[np.uint8]
+    test_labels: Labels
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Images to arrays by one rule, with a progress bar on `console`."""
+
+    rule: Preprocess
+    console: Console
+
+    def stack(self, images: Iterable[Image.Image], count: int, spill: Path | None = None) -> NDArray[np.uint8]:
+        """Decode to (count, S, S, 3) uint8, in memory or, where that is too much, in a mapped file at `spill`."""
+        shape = (count, self.rule.size, self.rule.size, 3)
+        out: NDArray[np.uint8]
+        if spill is not None and int(np.prod(shape, dtype=np.int64)) > IN_MEMORY_BYTES:
+            out = np.memmap(spill, np.uint8, "w+", shape=shape)
+        else:
+            out = np.empty(shape, np.uint8)
+        for place, image in enumerate(track(images, "decoding", count, console=self.console, transient=True)):
+            try:
+                out[place] = to_pixels(image, self.rule).transpose(1, 2, 0)
+            except BadImage as error:
+                raise RecipeError(f"data.name: image {place}: {error}") from error
+        return out
+
+
+def decode(config: DataConfig, rule: Preprocess, console: Console) -> Decoded:
+    """Load and decode the data set that a recipe names.
+
+    Raises:
+        RecipeError: an unknown name, or images that are missing or broken.
+    """
+    kind, _, path = config.name.partition(":")
+    if kind == "imagefolder" and path:
+        return _image_folder(Path(path).expanduser(), config, Decoder(rule, console))
+    if config.name == "digits":
+        return _digits(config, Decoder(rule, console))
+    if config.name in TORCHVISION:
+        return _torchvision(config, Decoder(rule, console))
+    known = ", ".join(["digits", *TORCHVISION, "imagefolder:PATH"])
+    raise RecipeError(f"data.name: no data set is called {config.name!r}; there are {known}")
+
+
+def digit_scans() -> tuple[list[Image.Image], Labels]:
+    """scikit-learn's 1,797 scans of handwritten digits, 8 x 8 pixels, as grey Pillow images; and their labels."""
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    pixels = np.round(raw.images * (255 / 16)).astype(np.uint8)
+    return [Image.fromarray(scan) for scan in pixels], raw.target.astype(np.int64)
+
+
+def split_by_class(labels: Labels, fraction: float, seed: int) -> tuple[Labels, Labels]:
+    """Indices of a train and a test part, each ascending; every class gives the same share of its samples."""
+    generator = np.random.default_rng([seed, 0])
+    test: list[int] = []
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        test += members[: max(1, round(fraction * len(members)))].tolist()
+    chosen = np.zeros(len(labels), bool)
+    chosen[test] = True
+    return np.flatnonzero(~chosen).astype(np.int64), np.flatnonzero(chosen).astype(np.int64)
+
+
+def _digits(config: DataConfig, decoder: Decoder) -> Decoded:
+    scans, labels = digit_scans()
+    train, test = split_by_class(labels, config.test_fraction, config.split_seed)
+    images = decoder.stack(scans, len(scans))
+    return Decoded(images[train], labels[train], images[test], labels[test], tuple(str(digit) for digit in range(10)))
+
+
+def _torchvision(config: DataConfig, decoder: Decoder) -> Decoded:
+    from torchvision import datasets
+
+    build = getattr(datasets, TORCHVISION[config.name])
+    root = Path(config.root).expanduser() / config.name
+    try:
+        parts = [build(root, train=train, download=True) for train in (True, False)]
+    except (OSError, RuntimeError) as error:
+        raise RecipeError(
+            f"data.name: cannot download {config.name} to {root}: {error}; "
+            "put the files there by hand, or name an imagefolder:PATH"
+        ) from error
+    images = [decoder.stack((image for image, _ in part), len(part)) for part in parts]
+    labels = [np.asarray(part.targets, np.int64) for part in parts]
+    return Decoded(images[0], labels[0], images[1], labels[1], tuple(parts[0].classes))
+
+
+def _image_folder(root: Path, config: DataConfig, decoder: Decoder) -> Decoded:
+    train_dir, test_dir = (
+        root / "train",
+        next((root / name for name in ("test", "val") if (root / name).is_dir()), None),
+    )
+    if train_dir.is_dir() and test_dir:
+        train, test = _listed(train_dir), _listed(test_dir)
+        if train.classes != test.classes:
+            raise RecipeError(f"data.name: {train_dir} and {test_dir} have different class folders")
+        return Decoded(
+            _decoded_files(train, decoder),
+            np.asarray(train.targets, np.int64),
+            _decoded_files(test, decoder),
+            np.asarray(test.targets, np.int64),
+            tuple(train.classes),
+        )
+    whole = _listed(root)
+    images, labels = _decoded_files(whole, decoder), np.asarray(whole.targets, np.int64)
+    train_index, test_index = split_by_class(labels, config.test_fraction, config.split_seed)
+    return Decoded(
+        images[train_index], labels[train_index], images[test_index], labels[test_index], tuple(whole.classes)
+    )
+
+
+def _listed(folder: Path) -> Any:
+    from torchvision.datasets import ImageFolder
+
+    try:
+        return ImageFolder(str(folder))
+    except (OSError, RuntimeError) as error:
+        raise RecipeError(f"data.name: {folder} is no folder of class folders with images: {error}") from error
+
+
+def _decoded_files(listed: Any, decoder: Decoder) -> NDArray[np.uint8]:
+    def opened() -> Iterable[Image.Image]:
+        for path, _ in listed.samples:
+            try:
+                with Image.open(path) as image:
+                    image.load()
+                    yield image
+            except (OSError, SyntaxError, ValueError) as error:
+                raise RecipeError(f"data.name: cannot decode {path}: {error}") from error
+
+    name = hashlib.sha256(repr((listed.samples, decoder.rule)).encode()).hexdigest()[:16]
+    return decoder.stack(opened(), len(listed.samples), Path(listed.root) / f".rescade-{name}.u8")

@@ -1,0 +1,197 @@
+"""A whole recipe: teacher, first student, res-students until the stopping rule holds.
+
+Source: ResKD, Algorithm 1. The loop is do-while: one res-student is always trained, even where the student alone
+already meets the rule. Every step is a plain run of `training.loop`; all networks of earlier steps are frozen.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cascade.errors import RecipeError
+from cascade.figures import running_sums
+from training import checkpoint, models
+from training import data as data_module
+from training.data import Batches, Data
+from training.device import Device, choose
+from training.evaluate import Logits, logits_of, summary
+from training.log import Log
+from training.loop import Step, seed_for, train
+from training.methods.base import Networks, find
+from training.recipe import Recipe, TeacherConfig
+from training.run import Run, create, open_run
+
+
+def run_recipe(recipe: Recipe, folder: Path, *, quiet: bool = False) -> Run:
+    """Train everything a recipe asks for, going on where an earlier try was stopped.
+
+    Args:
+        recipe: checked.
+        folder: of the run.
+        quiet: show no progress.
+
+    Raises:
+        RecipeError: the recipe does not fit the data, the folder, or itself.
+    """
+    _check_methods(recipe)
+    device = choose(recipe.runtime)
+    if device.first:
+        create(folder, recipe)
+    device.wait()
+    with Log(folder if device.first else None, quiet=quiet) as log:
+        data = data_module.load(recipe.data, quiet=quiet or not device.first).to(device.where)
+        return _Trainer(Run(folder, recipe), data, device, log).everything()
+
+
+def _check_methods(recipe: Recipe) -> None:
+    """Fail before the first hour of training, not after it."""
+    if recipe.teacher is not None and recipe.teacher.method is not None:
+        method, _ = find(recipe.teacher.method)
+        if method.needs_teacher:
+            raise RecipeError(f"teacher.method: {method.name!r} needs a teacher itself; train the teacher with vanilla")
+    method, _ = find(recipe.student.method)
+    if method.needs_teacher and recipe.teacher is None:
+        raise RecipeError(f"student.method: {method.name!r} needs a teacher, and the recipe has none")
+    if recipe.residual is not None:
+        find(recipe.residual.method)
+
+
+class _Trainer:
+    """The steps of one run."""
+
+    def __init__(self, run: Run, data: Data, device: Device, log: Log) -> None:
+        self.run, self.data, self.device, self.log = run, data, device, log
+        self.recipe = run.recipe
+        self.classes = len(data.classes)
+        self.batches = Batches(data.preprocess, device.where)
+
+    def everything(self) -> Run:
+        """Algorithm 1."""
+        teacher = self.teacher()
+        student = self.network(
+            "student",
+            self.recipe.student.model,
+            self.recipe.student.method,
+            self.recipe.student.schedule,
+            Networks(nn.Identity(), teacher),
+        )
+        stages = [student]
+        if self.recipe.residual is not None:
+            assert teacher is not None, "the recipe's validator asks for one"
+            stages += self.residuals(teacher, student)
+        names = ["student", *(f"residual{number}" for number in range(1, len(stages)))]
+        if self.device.first:
+            checkpoint.write_json(self.run.folder / "cascade.json", {"stages": names})
+        self.device.wait()
+        return self.run
+
+    def residuals(self, teacher: nn.Module, student: nn.Module) -> list[nn.Module]:
+        """Res-students until the rule holds; always one."""
+        config = self.recipe.residual
+        assert config is not None, "only called with one"
+        teacher_energy = self.dv_summary("T", self.dv_logits(teacher))["energy"]
+        stages = [student]
+        while True:
+            number = len(stages)
+            model = config.models[min(number, len(config.models)) - 1]
+            nets = Networks(nn.Identity(), teacher, tuple(stages))
+            stages.append(self.network(f"residual{number}", model, config.method, config.schedule, nets))
+            total = running_sums([self.dv_logits(stage) for stage in stages])[-1]
+            figures = self.dv_summary(f"S{number}", total)
+            self.log.say(
+                f"S{number} on D_v: accuracy {figures['accuracy']:.2%}, energy {figures['energy']:.4f}; "
+                f"the teacher's energy is {teacher_energy:.4f}"
+            )
+            if config.stop.done(number, figures["energy"], teacher_energy):
+                return stages[1:]
+
+    def teacher(self) -> nn.Module | None:
+        """Train, take or load the teacher; frozen."""
+        config = self.recipe.teacher
+        if config is None:
+            return None
+        if config.method is not None and config.model is not None:
+            nets = Networks(nn.Identity())
+            return self.network("teacher", config.model, config.method, config.schedule, nets)
+        if not self.run.is_done("teacher"):
+            name, net = self.given_teacher(config)
+            self.device.place(net)
+            self.finish("teacher", net, name)
+        return self.ready(self.run.network("teacher")[1])
+
+    def given_teacher(self, config: TeacherConfig) -> tuple[str, nn.Module]:
+        """A teacher from another run or a weight file."""
+        if config.run is not None:
+            name, net = open_run(Path(config.run).expanduser()).network("teacher")
+        else:
+            assert config.model is not None, "the recipe's validator asks for both"
+            assert config.weights is not None, "the recipe's validator asks for both"
+            name = config.model
+            net = checkpoint.load_weights(Path(config.weights).expanduser(), name, self.classes)
+        size = self.data.preprocess.size
+        with torch.no_grad():
+            outputs = net(torch.zeros(1, 3, size, size)).shape[-1]
+        if outputs != self.classes:
+            raise RecipeError(f"the teacher {name} knows {outputs} classes, the data has {self.classes}")
+        return name, net
+
+    def network(
+        self, step: str, model: str, method: dict[str, Any], schedule: dict[str, Any], nets: Networks
+    ) -> nn.Module:
+        """Train one network, or take it if it is done; frozen, compiled if asked.
+
+        Args:
+            step: teacher, student, residual1, ...
+            model: its name.
+            method: the method's name and settings.
+            schedule: what differs from the recipe's.
+            nets: teacher and earlier stages; the student in it is only a placeholder.
+        """
+        if not self.run.is_done(step):
+            torch.manual_seed(seed_for(self.recipe.seed, step, "weights"))
+            net = self.device.place(models.build(model, self.classes))
+            if self.device.compile:
+                torch._dynamo.reset()
+                net.compile()
+            kind, config = find(method)
+            with torch.random.fork_rng():
+                trained = kind(config, Networks(net, nets.teacher, nets.earlier), len(self.data.train.labels))
+            self.device.place(trained)
+            plan = Step(
+                step,
+                self.recipe.seed,
+                self.recipe.run_id(),
+                self.recipe.schedule_for(schedule),
+                self.run.step(step),
+                self.recipe.runtime.checkpoint_s,
+            )
+            train(plan, trained, self.data, self.device, self.log)
+            self.finish(step, trained.deployable(), model)
+        return self.ready(self.run.network(step)[1])
+
+    def finish(self, step: str, net: nn.Module, model: str) -> None:
+        """Store a finished network and its figures on D_v."""
+        figures = self.dv_summary(step, self.dv_logits(net))
+        if self.device.first:
+            self.run.finish(step, net, model, self.classes, {"model": model, "dv": figures})
+        self.device.wait()
+        self.log.say(f"{step}: {model}: accuracy on D_v {figures['accuracy']:.2%}, energy {figures['energy']:.4f}")
+
+    def ready(self, net: nn.Module) -> nn.Module:
+        """A finished network, frozen, on the device."""
+        net = self.device.place(net).eval().requires_grad_(requires_grad=False)
+        if self.device.compile:
+            net.compile()
+        return net
+
+    def dv_logits(self, net: nn.Module) -> Logits:
+        """A network's logits on D_v."""
+        return logits_of([net], self.data.dv, self.batches)[0]
+
+    def dv_summary(self, name: str, logits: Logits) -> dict[str, Any]:
+        """Accuracy and energy on D_v."""
+        return summary(name, logits, self.data.dv)

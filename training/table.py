@@ -1,0 +1,32 @@
+"""Figures as tables for a terminal."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from cascade.table import HEADER, exits_line, rows
+from training.evaluate import Evaluation, SweepRow
+
+
+def accuracy_table(evaluation: Evaluation) -> list[Table]:
+    """A table for D_v and one for test; with a sweep, one more each."""
+    tables = []
+    for name, figures, sweep in (
+        ("D_v", evaluation.dv, evaluation.dv_sweep),
+        ("test", evaluation.test, evaluation.test_sweep),
+    ):
+        table = Table(*HEADER, title=f"{name}, threshold {evaluation.threshold:.4f}", caption=exits_line(figures))
+        for row in rows(figures):
+            table.add_row(*row)
+        tables.append(table)
+        if sweep:
+            tables.append(_sweep_table(name, sweep))
+    return tables
+
+
+def _sweep_table(name: str, sweep: tuple[SweepRow, ...]) -> Table:
+    table = Table("threshold", "accuracy", "mean MACs", "exits", title=f"{name}, every threshold")
+    for row in sweep:
+        exits = " ".join(f"{share:.1%}" for share in row.exits)
+        table.add_row(f"{row.threshold:.2f}", f"{row.accuracy:.2%}", f"{row.macs / 1e6:.2f} M", exits)
+    return table
