@@ -1,0 +1,153 @@
+"""A finished run to a bundle: export every stage, calibrate on the exported networks, prove parity, measure, write."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+from cascade import bundle
+from cascade.figures import Sample, measure
+from cascade.manifest import Manifest, Preprocess, Provenance, Stage, Tensor
+from export import parity
+from export.calibrate import exit_rule
+from export.session import Array, Session, sessions
+from export.to_onnx import INPUT, OPSET, OUTPUT, to_onnx
+from training.data import Batches, Data, Split, load
+from training.device import choose
+from training.evaluate import labels_of, logits_of
+from training.models.count import macs, params
+from training.recipe import Recipe, Runtime
+from training.run import Run
+
+PARITY_IMAGES = 256
+PACKAGES = ("rescade", "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class Built:
+    """What an export gives back: the manifest that was written, and what parity was checked on."""
+
+    manifest: Manifest
+    parity: parity.Parity
+
+
+def build(run: Run, folder: Path, *, name: str | None = None, version: str = "1", quiet: bool = False) -> Built:
+    """Export a run.
+
+    Args:
+        run: finished.
+        folder: of the bundle; an older bundle there is replaced.
+        name: of the bundle; default the recipe's.
+        version: of the bundle.
+        quiet: show no progress.
+
+    Raises:
+        RecipeError: the run has not finished.
+        BundleError: an exported network does not do what torch does, or the folder is not a bundle's.
+    """
+    console = Console(stderr=True, quiet=quiet)
+    recipe = run.recipe
+    choose(Runtime(device="cpu", threads=recipe.runtime.threads))
+    data = load(recipe.data, quiet=quiet)
+    loaded = [run.network(step) for step in run.stages()]
+    nets = [net for _, net in loaded]
+    models = [to_onnx(net, data.preprocess.size) for net in track(nets, "exporting", console=console, transient=True)]
+    stage_sessions = sessions(models)
+    teacher = run.network("teacher")[1] if run.is_done("teacher") else None
+    samples = {
+        split_name: _measure_split(split_name, split, data, nets, stage_sessions, teacher, console)
+        for split_name, split in (("dv", data.dv), ("test", data.test))
+    }
+    rule = exit_rule(recipe.exit, samples["dv"], data.dv.fingerprint(), held_out=recipe.data.dv_exclude)
+    images = pixels_of(Split(data.dv.images, data.dv.labels, data.dv.index[:PARITY_IMAGES]), data)
+    compared = parity.check(nets, stage_sessions, images, rule.threshold, rule.definition)
+    files = {f"stage{number}.onnx": model for number, model in enumerate(models)}
+    manifest = Manifest(
+        name=name or recipe.name,
+        version=version,
+        stages=tuple(
+            _stage(number, network, net, model, data.preprocess, len(data.classes))
+            for number, ((network, net), model) in enumerate(zip(loaded, models, strict=True))
+        ),
+        preprocess=data.preprocess,
+        labels=data.classes,
+        exit=rule,
+        calibration=measure(samples["dv"], rule.threshold, rule.definition),
+        test=measure(samples["test"], rule.threshold, rule.definition),
+        provenance=_provenance(recipe),
+    )
+    bundle.write(folder, manifest, files)
+    return Built(manifest, compared)
+
+
+def pixels_of(split: Split, data: Data) -> Array:
+    """A split's images as network input: (N, 3, S, S) float32."""
+    batches = Batches(data.preprocess, split.images.device)
+    images: Array = np.concatenate([batch.images.contiguous().numpy() for batch in batches.plain(split, 500)])
+    return images
+
+
+def _measure_split(
+    name: str,
+    split: Split,
+    data: Data,
+    nets: Sequence[nn.Module],
+    stages: Sequence[Session],
+    teacher: nn.Module | None,
+    console: Console,
+) -> Sample:
+    size = data.preprocess.size
+    batches = Batches(data.preprocess, split.images.device)
+    parts: list[list[Array]] = [[] for _ in stages]
+    starts = range(0, len(split), 500)
+    for start in track(starts, f"measuring {name}", console=console, transient=True):
+        images = pixels_of(Split(split.images, split.labels, split.index[start : start + 500]), data)
+        for part, session in zip(parts, stages, strict=True):
+            part.append(session.in_batches(images, 100))
+    return Sample(
+        split=name,
+        labels=labels_of(split),
+        stage_logits=[np.concatenate(part) for part in parts],
+        costs=[macs(net, size) for net in nets],
+        teacher_logits=None if teacher is None else logits_of([teacher], split, batches)[0],
+        teacher_cost=0 if teacher is None else macs(teacher, size),
+    )
+
+
+def _stage(number: int, network: str, net: nn.Module, model: bytes, rule: Preprocess, classes: int) -> Stage:
+    return Stage(
+        role="student" if number == 0 else "residual",
+        network=network,
+        file=f"stage{number}.onnx",
+        sha256=bundle.sha256(model),
+        params=params(net),
+        macs=macs(net, rule.size),
+        input=Tensor(name=INPUT, shape=(None, 3, rule.size, rule.size)),
+        output=Tensor(name=OUTPUT, shape=(None, classes)),
+    )
+
+
+def _provenance(recipe: Recipe) -> Provenance:
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    kind, colon, path = recipe.data.name.partition(":")
+    return Provenance(
+        dataset=f"{kind}{colon}{Path(path).name}",
+        recipe=recipe.run_id(),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        opset=OPSET,
+        versions=versions,
+    )

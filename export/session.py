@@ -1,0 +1,54 @@
+"""ONNX files run on the CPU, one sample or many at a time: what export measures with, and `verify` too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from cascade.errors import BundleError
+
+Array = NDArray[np.float32]
+
+
+class Session:
+    """One stage in onnxruntime, one thread, CPU.
+
+    Args:
+        model: the ONNX file's bytes.
+        where: field of the bundle, for messages.
+
+    Raises:
+        BundleError: onnxruntime cannot load it, or it does not have one input and one output.
+    """
+
+    def __init__(self, model: bytes, where: str) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own exception types share no public base
+            raise BundleError(where, f"onnxruntime cannot load it: {error}") from error
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise BundleError(where, f"has {len(inputs)} inputs and {len(outputs)} outputs; a stage has one of each")
+        self.input, self.output = inputs[0], outputs[0]
+
+    def run(self, images: Array) -> Array:
+        """Logits (B, K) of one batch (B, 3, H, W)."""
+        logits: Array = self.session.run([self.output.name], {self.input.name: images})[0]
+        return logits
+
+    def in_batches(self, images: Array, size: int) -> Array:
+        """Logits of many samples, `size` at a time."""
+        parts = [self.run(images[start : start + size]) for start in range(0, len(images), size)]
+        return np.concatenate(parts)
+
+
+def sessions(models: Sequence[bytes]) -> list[Session]:
+    """One session a stage."""
+    return [Session(model, f"stages[{number}].file") for number, model in enumerate(models)]

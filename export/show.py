@@ -1,0 +1,50 @@
+"""A bundle as tables that a person can read."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from cascade.manifest import ExitRule, Manifest
+from cascade.table import HEADER, exits_line, rows
+
+
+def tables(manifest: Manifest) -> list[Table]:
+    """Stages, exit rule and provenance, and one table for each set of figures."""
+    result = [_stages(manifest), _about(manifest)]
+    for figures in (manifest.calibration, manifest.test):
+        if figures is not None:
+            table = Table(*HEADER, title=f"figures on {figures.split}", caption=exits_line(figures))
+            for row in rows(figures):
+                table.add_row(*row)
+            result.append(table)
+    return result
+
+
+def _stages(manifest: Manifest) -> Table:
+    table = Table("stage", "role", "network", "file", "parameters", "MACs", title=f"{manifest.name} {manifest.version}")
+    for number, stage in enumerate(manifest.stages):
+        cells = (stage.role, stage.network, stage.file, f"{stage.params:,}", f"{stage.macs:,}")
+        table.add_row(str(number), *cells)
+    return table
+
+
+def _about(manifest: Manifest) -> Table:
+    rule, made = manifest.preprocess, manifest.provenance
+    resize = f"{rule.resize} {rule.resize_to}" if rule.resize_to else rule.resize
+    table = Table("", "", show_header=False)
+    table.add_row("classes", f"{len(manifest.labels)}: {', '.join(manifest.labels[:12])}")
+    table.add_row("input", f"{rule.size} x {rule.size} {rule.channels}, {resize}, crop {rule.crop}")
+    table.add_row("mean, std", f"{rule.mean}, {rule.std}")
+    table.add_row(
+        "exit", f"{manifest.exit.definition} energy > {manifest.exit.threshold:.6f}, {_origin(manifest.exit)}"
+    )
+    table.add_row("made", f"{made.created} from {made.dataset}, recipe {made.recipe}, opset {made.opset}")
+    return table
+
+
+def _origin(exit_rule: ExitRule) -> str:
+    rule = exit_rule.rule
+    if rule.name == "fixed":
+        return "a fixed number"
+    kept = "held out of training" if rule.held_out else "also trained on"
+    return f"{rule.ratio} of the energy of {rule.reference} on {rule.samples} samples {kept}"

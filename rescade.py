@@ -1,0 +1,64 @@
+"""The one command's front door: `rescade train | evaluate | export | verify | show | serve | bench`.
+
+Each verb lives in its own package and is imported only when asked for, so that serving never loads torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+VERBS = {
+    "train": ("training.__main__", "train_command", "Train a cascade from a recipe."),
+    "evaluate": ("training.__main__", "evaluate_command", "Measure a finished run, and store its logits."),
+    "methods": ("training.__main__", "methods_command", "List the training methods."),
+    "export": ("export.__main__", "export_command", "Make a bundle of a finished run."),
+    "verify": ("export.__main__", "verify_command", "Check a bundle, and run it."),
+    "show": ("export.__main__", "show_command", "Say what is in a bundle."),
+    "serve": ("server.__main__", "serve", "Serve a bundle over HTTP."),
+    "bench": ("bench.__main__", "bench_command", "Measure a running server."),
+}
+TRAINING_PACKAGES = {"torch", "torchvision", "onnx", "onnxscript", "yaml", "safetensors", "sklearn", "tensorboard"}
+
+
+class Verbs(click.Group):
+    """A group that imports a verb's package when the verb is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs, in the order of the work."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one verb.
+
+        Raises:
+            ClickException: its packages are not installed.
+        """
+        if cmd_name not in VERBS:
+            return None
+        module, attribute, _ = VERBS[cmd_name]
+        try:
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] not in TRAINING_PACKAGES:
+                raise
+            raise click.ClickException(
+                f"`rescade {cmd_name}` needs the package {error.name!r}: pip install '.[train]'"
+            ) from error
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in VERBS.items()])
+
+
+@click.command(cls=Verbs)
+@click.version_option(package_name="rescade")
+def main() -> None:
+    """Train, export, serve and measure sample-adaptive cascades of image classifiers."""
+
+
+if __name__ == "__main__":
+    main()
