@@ -34,9 +34,9 @@ def softmax(logits: NDArray[Any]) -> Floats:
     """
     if logits.ndim != 2 or logits.shape[1] == 0:
         raise BadShape(f"logits must be (batch, classes), not {logits.shape}")
-    with np.errstate(invalid="ignore"):  # an infinite logit gives NaN, which goes on to the next stage
-        shifted = logits.astype(np.float32, copy=False) - logits.max(axis=1, keepdims=True).astype(np.float32)
-        powers = np.exp(shifted)
+    with np.errstate(invalid="ignore", over="ignore"):  # an infinite logit gives NaN, which goes on to the next stage
+        rows = np.ascontiguousarray(logits, np.float32)  # sums over other memory orders are rounded otherwise
+        powers = np.exp(rows - rows.max(axis=1, keepdims=True))
         result: Floats = powers / powers.sum(axis=1, keepdims=True)
     return result
 
@@ -53,9 +53,8 @@ def energy(logits: NDArray[Any]) -> Scores:
 
     Source: ResKD, Eq. 8.
     """
-    probabilities = softmax(logits)
-    squares = np.einsum("bk,bk->b", probabilities, probabilities)
-    result: Scores = squares.astype(np.float64)
+    squares = np.square(softmax(logits))
+    result: Scores = squares.sum(axis=1).astype(np.float64)  # row by row: einsum rounds by what else is in the batch
     return result
 
 

@@ -1,0 +1,95 @@
+"""The command line: `rescade serve BUNDLE`, or `python -m server BUNDLE`.
+
+Every setting is an option, and an environment variable of the same name under `RESCADE_`; an option wins.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+from pydantic import ValidationError
+
+from cascade.errors import CascadeError
+from server.logs import configure
+from server.settings import PREFIX, ServerSettings
+
+
+def _with_options(command: Callable[..., None]) -> Callable[..., None]:
+    for name, field in reversed(ServerSettings.model_fields.items()):
+        default = "" if field.is_required() or field.default is None else f" [default: {field.default}]"
+        if name == "bundle":
+            command = click.argument(name, required=False)(command)
+        else:
+            text = f"{field.description}{default}"
+            command = click.option(f"--{name.replace('_', '-')}", name, metavar="VALUE", help=text)(command)
+    return command
+
+
+@click.command("serve")
+@_with_options
+def serve(**given: str | None) -> None:
+    """Serve the cascade in the folder BUNDLE over HTTP."""
+    settings = read_settings({name: value for name, value in given.items() if value is not None})
+    configure(settings.log_level)
+    try:
+        failure = run(settings)
+    except (CascadeError, OSError) as error:
+        failure = str(error)
+    if failure is not None:
+        click.echo(f"rescade: cannot serve {settings.bundle}: {' '.join(failure.split())}", err=True)
+        sys.exit(1)
+
+
+def read_settings(given: dict[str, Any]) -> ServerSettings:
+    """Settings from options and the environment.
+
+    Raises:
+        click.UsageError: one of them is missing or wrong.
+    """
+    try:
+        return ServerSettings(**given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        option = "BUNDLE" if name == "bundle" else f"--{name.replace('_', '-')}"
+        where = f"{option} ({PREFIX}{name.upper()}): " if name else ""
+        raise click.UsageError(f"{where}{first['msg']}") from error
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def run(settings: ServerSettings) -> str | None:
+    """Serve until a signal comes, with one process or with several.
+
+    Returns:
+        Why it could not go on, or None.
+
+    Raises:
+        CascadeError: the bundle or the device cannot be used.
+        OSError: the port cannot be opened.
+    """
+    # Imported here so that a wrong option is answered at once, and a parent of workers stays light.
+    from server.port import listen, url_of
+
+    def announce() -> None:
+        click.echo(f"rescade serves {settings.bundle} at {url_of(listener)}")
+
+    if settings.workers > 1:
+        from server.workers import supervise
+
+        with listen(settings) as listener:
+            return supervise(settings, listener, announce)
+    from server.app import open_runtime
+    from server.process import serve as serve_here
+
+    runtime = open_runtime(settings)
+    with listen(settings) as listener:
+        failure = serve_here(settings, runtime, listener, announce)
+    return None if failure is None else str(failure)
+
+
+if __name__ == "__main__":
+    serve(prog_name="rescade serve")

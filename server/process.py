@@ -1,0 +1,117 @@
+"""One server process: uvicorn around the application, and an orderly end.
+
+uvicorn raises a signal again once it has shut down, for whoever had a handler before; with the default handlers that
+would end a drained process as if it had been killed, so both signals have a handler of ours throughout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from server.app import Service, create_app
+from server.port import SIGNALS
+from server.runtime import Runtime
+from server.settings import ServerSettings
+
+TICK_S = 0.02
+
+
+class Process(uvicorn.Server):
+    """Serves on a socket until it is told to stop.
+
+    Args:
+        app: as `create_app` makes it.
+        settings: how long to drain.
+        on_ready: called once the port is open and every stage is warm.
+    """
+
+    def __init__(self, app: FastAPI, settings: ServerSettings, on_ready: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="on",
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=settings.keep_alive_s,
+                timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
+            )
+        )
+        self._app = app
+        self._delay = settings.drain_delay_s
+        self._on_ready = on_ready
+        self._told_to_stop = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiter: asyncio.Task[None] | None = None
+
+    @property
+    def failure(self) -> Exception | None:
+        """What ended the warm-up, if something did."""
+        error: Exception | None = self._app.state.service.failure
+        return error
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the application, then wait beside it until it is warm."""
+        self._loop = asyncio.get_running_loop()
+        told_early, self.should_exit = self.should_exit, False
+        await super().startup(sockets)
+        self._waiter = asyncio.create_task(self._announce())
+        if told_early:
+            self._loop.call_later(TICK_S, self.handle_exit, signal.SIGTERM, None)
+
+    async def _announce(self) -> None:
+        await self._app.state.service.warmed.wait()
+        if self.failure is not None:
+            self.should_exit = True
+        elif not self.should_exit:
+            self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Turn not ready; stop at once, or after the delay that lets load balancers notice. A second signal stops.
+
+        A signal during the start is put off until the start is over: some releases of uvicorn would otherwise leave
+        without shutting the application down.
+        """
+        service: Service | None = getattr(self._app.state, "service", None)  # none before the start, none to drain
+        if service is not None:
+            service.engine.drain()
+        delay = 0.0 if self._told_to_stop else self._delay
+        self._told_to_stop = True
+        if self._loop is not None and self._loop.is_running() and (delay or not self.started):
+            again = partial(self.handle_exit, sig, frame)
+            self._loop.call_soon_threadsafe(self._loop.call_later, max(delay, TICK_S), again)
+        else:
+            super().handle_exit(sig, frame)
+
+
+def serve(
+    settings: ServerSettings, runtime: Runtime, listener: socket.socket, on_ready: Callable[[], None]
+) -> Exception | None:
+    """Serve until a signal comes, and answer what is in hand before returning.
+
+    Args:
+        settings: every knob.
+        runtime: runs the networks.
+        listener: an open port.
+        on_ready: called once every stage is warm.
+
+    Returns:
+        What ended the warm-up, if something did.
+    """
+    process = Process(create_app(settings, runtime), settings, on_ready)
+    before = {number: signal.signal(number, process.handle_exit) for number in SIGNALS}
+    try:
+        process.run([listener])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return process.failure

@@ -1,0 +1,95 @@
+"""Every knob of the server, typed, with its unit in its name.
+
+Values come from arguments first, then from environment variables named after the field with the prefix `RESCADE_`.
+pydantic-settings lets a misspelt variable pass in silence, even where unknown keys are forbidden, so unknown names
+under the prefix are refused here. In Kubernetes that means `enableServiceLinks: false` for a service called rescade,
+since its links are variables under the same prefix.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "RESCADE_"
+
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class StrictEnvironment(EnvSettingsSource):
+    """The environment, with every name under the prefix accounted for."""
+
+    def __call__(self) -> dict[str, Any]:
+        """Read the known names.
+
+        Raises:
+            ValueError: a name under the prefix is no setting.
+        """
+        known = {PREFIX + name.upper() for name in self.settings_cls.model_fields}
+        unknown = sorted(
+            name for name in map(str.upper, self.env_vars) if name.startswith(PREFIX) and name not in known
+        )
+        if unknown:
+            raise ValueError(f"unknown environment variable {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        return super().__call__()
+
+
+class ServerSettings(BaseSettings):
+    """What a server process is told at its start; frozen from then on."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    bundle: Annotated[Path, Field(description="folder of the bundle to serve")]
+    host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
+    workers: Annotated[int, Field(gt=0, le=1024, description="server processes")] = 1
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$", description="cpu, or cuda:N for the N-th GPU")] = "cpu"
+    threads: Annotated[Positive, Field(description="threads a worker gives to one network on the CPU")] = 1
+    decode_threads: Annotated[Positive, Field(description="threads a worker decodes requests in")] = 2
+    threshold: Annotated[float | None, Field(description="energy to be exceeded; default: the bundle's own")] = None
+    max_body_bytes: Annotated[Positive, Field(description="largest request body")] = 16 * 2**20
+    max_buffered_bytes: Annotated[Positive, Field(description="bodies a worker holds at once, together")] = 256 * 2**20
+    max_pixels: Annotated[Positive, Field(description="largest image, width times height")] = 25_000_000
+    max_images: Annotated[Positive, Field(description="images in one request")] = 256
+    max_in_flight: Annotated[Positive, Field(description="requests a worker has in hand at once")] = 256
+    max_queue: Annotated[Positive, Field(description="images a worker has in its queues and batches at once")] = 1024
+    max_batch: Annotated[int, Field(gt=0, le=1024, description="images in one run of a network")] = 32
+    max_wait_ms: Annotated[
+        float,
+        Field(ge=0, le=60_000, description="longest wait for a batch to fill; 0 on the CPU, where it gains nothing"),
+    ] = 0.0
+    request_timeout_s: Annotated[Seconds, Field(description="longest time from the first byte to the answer")] = 30.0
+    drain_delay_s: Annotated[
+        float, Field(ge=0, description="time between turning not ready and closing the port, after SIGTERM")
+    ] = 0.0
+    drain_timeout_s: Annotated[Seconds, Field(description="longest wait for requests in hand, after SIGTERM")] = 30.0
+    keep_alive_s: Annotated[Positive, Field(description="longest silence on a connection that is kept")] = 30
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="least level that is logged, on stderr")
+    ] = "info"
+
+    @model_validator(mode="after")
+    def _limits_agree(self) -> Self:
+        if self.device == "cpu" and self.max_wait_ms:
+            raise ValueError("max_wait_ms must be 0 on the CPU: a larger batch takes as long an image")
+        if self.max_images > self.max_queue:
+            raise ValueError(f"max_images {self.max_images} is more than max_queue {self.max_queue} can ever hold")
+        if self.max_body_bytes > self.max_buffered_bytes:
+            raise ValueError("max_body_bytes is more than max_buffered_bytes can ever hold")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment; no files."""
+        return init_settings, StrictEnvironment(settings_cls)

@@ -1,0 +1,205 @@
+"""Shared makers for the tests: tiny bundles with real ONNX bytes, a runtime with known logits, a clock set by hand.
+
+The ONNX files are written with a few lines of protobuf, so that the serving tests run where neither torch nor the
+`onnx` package is installed.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cascade.bundle import Bundle, sha256, write
+from cascade.combine import EnergyDefinition
+from cascade.exits import Floats
+from cascade.manifest import ExitRule, Manifest, Preprocess, Provenance, Stage, Tensor, ThresholdRule
+
+FLOAT, INTS = 1, 7  # TensorProto.FLOAT, AttributeProto.INTS
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def _message(*fields: tuple[int, int | str | bytes]) -> bytes:
+    """Protobuf: a number is written as a varint, text and bytes with their length."""
+    out = b""
+    for number, value in fields:
+        if isinstance(value, int):
+            out += _varint(number << 3) + _varint(value)
+        else:
+            data = value.encode() if isinstance(value, str) else value
+            out += _varint(number << 3 | 2) + _varint(len(data)) + data
+    return out
+
+
+def _node(kind: str, inputs: Sequence[str], output: str, **attributes: Sequence[int]) -> bytes:
+    lists = [_message((1, name), *((8, item) for item in items), (20, INTS)) for name, items in attributes.items()]
+    return _message(*((1, name) for name in inputs), (2, output), (4, kind), *((5, item) for item in lists))
+
+
+def _weight(name: str, array: NDArray[Any]) -> bytes:
+    return _message(*((1, side) for side in array.shape), (2, FLOAT), (8, name), (9, array.astype("<f4").tobytes()))
+
+
+def _value(name: str, *shape: int | str) -> bytes:
+    sides = [_message((1, side) if isinstance(side, int) else (2, side)) for side in shape]
+    tensor = _message((1, FLOAT), (2, _message(*((1, side) for side in sides))))
+    return _message((1, name), (2, _message((1, tensor))))
+
+
+def onnx_model(seed: int = 0, size: int = 8, classes: int = 4, width: int = 6, batch: int | str = "N") -> bytes:
+    """An ONNX file: 3x3 convolution, ReLU, linear; input `image` (N, 3, size, size), output `logits` (N, K)."""
+    random = np.random.default_rng(seed)
+    weights = {
+        "w": random.normal(size=(width, 3, 3, 3)) * 0.5,
+        "b": random.normal(size=width) * 0.1,
+        "v": random.normal(size=(width * size**2, classes)) * 0.6 / size,
+        "c": random.normal(size=classes) * 0.1,
+    }
+    nodes = [
+        _node("Conv", ["image", "w", "b"], "x", pads=(1, 1, 1, 1)),
+        _node("Relu", ["x"], "y"),
+        _node("Flatten", ["y"], "flat"),
+        _node("Gemm", ["flat", "v", "c"], "logits"),
+    ]
+    graph = _message(
+        *((1, node) for node in nodes),
+        (2, "tiny"),
+        *((5, _weight(name, array)) for name, array in weights.items()),
+        (11, _value("image", batch, 3, size, size)),
+        (12, _value("logits", batch, classes)),
+    )
+    return _message((1, 8), (7, graph), (8, _message((1, ""), (2, 17))))
+
+
+def tiny_manifest(
+    models: Sequence[bytes],
+    size: int = 8,
+    threshold: float = 0.6,
+    definition: EnergyDefinition = "summed",
+    classes: int = 4,
+) -> Manifest:
+    """A manifest for these model files, named `stage0.onnx`, `stage1.onnx`, ..."""
+    stages = [
+        Stage(
+            role="residual" if number else "student",
+            network="tiny",
+            file=f"stage{number}.onnx",
+            sha256=sha256(model),
+            params=200,
+            macs=10_000 * (number + 1),
+            input=Tensor(name="image", shape=(None, 3, size, size)),
+            output=Tensor(name="logits", shape=(None, classes)),
+        )
+        for number, model in enumerate(models)
+    ]
+    return Manifest(
+        name="tiny",
+        version="1",
+        stages=tuple(stages),
+        preprocess=Preprocess(size=size, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3)),
+        labels=tuple(f"class {index}" for index in range(classes)),
+        exit=ExitRule(threshold=threshold, definition=definition, rule=ThresholdRule(name="fixed")),
+        provenance=Provenance(dataset="none", recipe="none", created="2026-01-01T00:00:00Z", opset=17, versions={}),
+    )
+
+
+def tiny_bundle(stages: int = 3, size: int = 8, **manifest: Any) -> Bundle:
+    """A cascade of random networks over which the exits spread."""
+    models = tuple(onnx_model(seed, size, manifest.get("classes", 4)) for seed in range(stages))
+    return Bundle(tiny_manifest(models, size, **manifest), models)
+
+
+def write_tiny_bundle(folder: Path, **kwargs: Any) -> Bundle:
+    """The same, on disk."""
+    bundle = tiny_bundle(**kwargs)
+    files = {stage.file: model for stage, model in zip(bundle.manifest.stages, bundle.models, strict=True)}
+    write(folder, bundle.manifest, files)
+    return bundle
+
+
+def random_inputs(count: int, size: int = 8, seed: int = 0) -> Floats:
+    """(count, 3, size, size) float32 as preprocessing might give."""
+    return np.random.default_rng(seed).normal(size=(count, 3, size, size)).astype(np.float32)
+
+
+def random_photo(seed: int = 0, width: int = 23, height: int = 17) -> Image.Image:
+    """An RGB image of noise."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """An image as a file's bytes."""
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+class FakeRuntime:
+    """Looks logits up instead of computing them: the value of an image's first pixel is its row in the table.
+
+    Args:
+        logits: (stages, N, K), each stage's own.
+        before: called with the stage before each run, in the thread; may wait, or raise.
+        warm: called as the warm-up; the same.
+        threshold: of the manifest.
+        definition: of the manifest.
+
+    Attributes:
+        batches: (stage, rows) of each run, in order.
+    """
+
+    def __init__(
+        self,
+        logits: NDArray[Any],
+        before: Callable[[int], object] = lambda _: None,
+        warm: Callable[[], object] = lambda: None,
+        threshold: float = 0.6,
+        definition: EnergyDefinition = "summed",
+    ) -> None:
+        stages, _, classes = logits.shape
+        self.logits = logits.astype(np.float32)
+        self.batches: list[tuple[int, list[int]]] = []
+        self._before, self._warm = before, warm
+        names = [str(stage).encode() for stage in range(stages)]
+        self.manifest = tiny_manifest(names, threshold=threshold, definition=definition, classes=classes)
+
+    def warm_up(self) -> None:
+        """Do what the test wants done."""
+        self._warm()
+
+    def run(self, stage: int, images: Floats) -> Floats:
+        """Look the rows up."""
+        self._before(stage)
+        rows = [int(value) for value in images[:, 0, 0, 0]]
+        self.batches.append((stage, rows))
+        return self.logits[stage, rows]
+
+    @staticmethod
+    def images(rows: Sequence[int], size: int = 8) -> Floats:
+        """Inputs that stand for these rows of the table."""
+        result = np.zeros((len(rows), 3, size, size), np.float32)
+        result[:, 0, 0, 0] = rows
+        return result
+
+
+class FakeClock:
+    """Time that passes when told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now

@@ -1,0 +1,127 @@
+"""The seam to onnxruntime: what runs is what the manifest says, alone or in company."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from cascade.bundle import Bundle
+from cascade.combine import first
+from cascade.errors import BundleError, DeviceUnavailable
+from server.runtime import OnnxRuntime, batch_sizes, providers_for
+from tests.builders import onnx_model, random_inputs, tiny_bundle, tiny_manifest
+
+
+def test_logits_of_a_batch_are_bit_for_bit_those_of_its_images_alone() -> None:
+    runtime = OnnxRuntime(tiny_bundle())
+    images = random_inputs(9)
+    for stage in range(3):
+        alone = np.concatenate([runtime.run(stage, images[row : row + 1]) for row in range(9)])
+        assert np.array_equal(runtime.run(stage, images), alone)
+
+
+def test_energies_of_a_batch_are_bit_for_bit_those_of_its_rows_alone() -> None:
+    logits = np.random.default_rng(0).normal(size=(64, 10)).astype(np.float32)
+    together = first(logits)[1]
+    assert together.tolist() == [first(logits[row : row + 1])[1][0] for row in range(64)]
+
+
+def test_onnxruntime_computes_what_the_graph_says() -> None:
+    model = onnx_model(seed=3, classes=2)
+    runtime = OnnxRuntime(Bundle(tiny_manifest([model], classes=2), (model,)))
+    zeros = np.zeros((1, 3, 8, 8), np.float32)
+    random = np.random.default_rng(3)
+    _, bias = random.normal(size=(6, 3, 3, 3)), random.normal(size=6) * 0.1
+    weights, shift = random.normal(size=(6 * 64, 2)) * 0.6 / 8, random.normal(size=2) * 0.1
+    wanted = np.repeat(bias.clip(0), 64) @ weights + shift
+    assert runtime.run(0, zeros) == pytest.approx(wanted[np.newaxis], abs=1e-5)
+
+
+def test_batches_are_padded_to_a_few_sizes_and_cut_again() -> None:
+    runtime = OnnxRuntime(tiny_bundle(1))
+    images = random_inputs(7)
+    wanted = runtime.run(0, images)
+    runtime._sizes = batch_sizes(4)
+    runtime.warm_up()
+    assert runtime.run(0, images).shape == wanted.shape
+    assert runtime.run(0, images) == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(1, (1,)), (2, (1, 2)), (6, (1, 2, 4, 6)), (8, (1, 2, 4, 8))])
+def test_batch_sizes_are_powers_of_two_and_the_largest(most: int, sizes: tuple[int, ...]) -> None:
+    assert batch_sizes(most) == sizes
+
+
+GRAPHS = {
+    "other size": onnx_model(size=9),
+    "other classes": onnx_model(classes=5),
+    "fixed batch": onnx_model(batch=1),
+}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_graph_that_is_not_what_the_manifest_says_is_refused(name: str) -> None:
+    good = onnx_model()
+    models = (good, GRAPHS[name])
+    with pytest.raises(BundleError, match=r"stages\[1\]\.(input|output).*the graph has"):
+        OnnxRuntime(Bundle(tiny_manifest(models), models))
+
+
+def test_other_names_in_the_graph_are_refused() -> None:
+    bundle = tiny_bundle(1)
+    stage = bundle.manifest.stages[0]
+    renamed = stage.model_copy(update={"input": stage.input.model_copy(update={"name": "picture"})})
+    manifest = bundle.manifest.model_copy(update={"stages": (renamed,)})
+    with pytest.raises(BundleError, match=r"stages\[0\].input: the manifest says picture"):
+        OnnxRuntime(Bundle(manifest, bundle.models))
+
+
+def test_bytes_that_are_no_graph_are_refused() -> None:
+    models = (b"not onnx",)
+    with pytest.raises(BundleError, match=r"stages\[0\].file: onnxruntime cannot load it"):
+        OnnxRuntime(Bundle(tiny_manifest(models), models))
+
+
+def test_a_gpu_that_is_not_there_is_refused_and_the_cpu_is_not_used_instead() -> None:
+    with pytest.raises(DeviceUnavailable, match="the GPU cannot be used"):
+        OnnxRuntime(tiny_bundle(1), "cuda:99")
+
+
+class Session:
+    """An onnxruntime session that found no GPU."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def get_providers(self) -> list[str]:
+        return ["CPUExecutionProvider"]
+
+
+def broken_session(*_: object, **__: object) -> None:
+    raise RuntimeError("CUDA failure 100: no CUDA-capable device is detected")
+
+
+@pytest.mark.parametrize(
+    ("session", "reason"),
+    [(Session, "fell back to .*CPUExecutionProvider"), (broken_session, "no CUDA-capable device")],
+)
+def test_the_reason_why_there_is_no_gpu_is_told(session: object, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(DeviceUnavailable, match=reason):
+        OnnxRuntime(tiny_bundle(1), "cuda:0")
+
+
+def test_an_onnxruntime_without_cuda_is_named_as_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(DeviceUnavailable, match="install onnxruntime-gpu"):
+        OnnxRuntime(tiny_bundle(1), "cuda:0")
+
+
+def test_the_device_number_reaches_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    provider = providers_for("cuda:3")
+    assert provider[0] == "CUDAExecutionProvider"
+    assert isinstance(provider, tuple)
+    assert provider[1]["device_id"] == 3

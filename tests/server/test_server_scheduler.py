@@ -1,0 +1,275 @@
+"""The scheduler's promises, one test each, then all at once under Hypothesis."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from cascade.combine import first, join
+from cascade.errors import Overloaded
+from cascade.exits import exits as rule_exits
+from cascade.replay import replay
+from server.scheduler import Batch, Limits, Scheduler
+
+FOREVER = float("inf")
+
+
+def scheduler(stages: int = 2, samples: int = 100, batch: int = 4, wait: float = 0.0) -> Scheduler:
+    return Scheduler(stages, Limits(samples, batch, wait))
+
+
+def test_a_full_batch_does_not_wait() -> None:
+    queue = scheduler(batch=3, wait=10)
+    ids = queue.submit(0, FOREVER, 3)
+    assert queue.next_batch(0) == Batch(0, tuple(ids))
+
+
+def test_a_lone_sample_waits_max_wait_and_no_longer() -> None:
+    queue = scheduler(wait=0.1)
+    queue.submit(7.3, FOREVER)
+    wake_at = queue.wake_at()
+    assert wake_at is not None
+    assert queue.next_batch(np.nextafter(wake_at, 0)) is None
+    assert queue.next_batch(wake_at) == Batch(0, (0,))
+
+
+def test_without_max_wait_a_lone_sample_runs_at_once() -> None:
+    queue = scheduler(wait=0)
+    queue.submit(5, FOREVER)
+    assert queue.next_batch(5) == Batch(0, (0,))
+
+
+def test_a_batch_holds_no_more_than_max_batch_and_keeps_the_order_of_arrival() -> None:
+    queue = scheduler(batch=4)
+    queue.submit(0, FOREVER, 6)
+    assert [queue.next_batch(0), queue.next_batch(0), queue.next_batch(0)] == [
+        Batch(0, (0, 1, 2, 3)),
+        Batch(0, (4, 5)),
+        None,
+    ]
+
+
+def test_survivors_of_two_requests_share_the_next_stages_batch() -> None:
+    queue = scheduler(wait=1)
+    queue.submit(0, FOREVER, 2)
+    queue.submit(0.5, FOREVER, 2)
+    batch = queue.next_batch(1)
+    assert batch is not None
+    assert queue.advance(batch, [True, False, False, True], 1.1) == (0, 3)
+    assert queue.next_batch(2.2) == Batch(1, (1, 2))
+
+
+def test_later_stages_go_first() -> None:
+    queue = scheduler(batch=1)
+    queue.submit(0, FOREVER, 2)
+    begun = queue.next_batch(0)
+    assert begun is not None
+    queue.advance(begun, [False], 0)
+    assert queue.next_batch(0) == Batch(1, (0,))
+
+
+def test_the_last_stage_answers_whatever_the_exit_rule_says() -> None:
+    queue = scheduler(stages=1)
+    queue.submit(0, FOREVER)
+    assert queue.advance(Batch(0, (0,)), [False], 0) == (0,) if queue.next_batch(0) else False
+
+
+def test_a_sample_never_passes_its_own_last_stage() -> None:
+    queue = scheduler(stages=3)
+    queue.submit(0, FOREVER, 1, last=0)
+    queue.submit(0, FOREVER, 1, last=99)
+    batch = queue.next_batch(0)
+    assert batch is not None
+    assert queue.advance(batch, [False, False], 0) == (0,)
+
+
+def test_a_full_house_answers_at_once_and_lets_nobody_in_halfway() -> None:
+    queue = scheduler(samples=3)
+    queue.submit(0, FOREVER, 2)
+    with pytest.raises(Overloaded, match="limit of 3"):
+        queue.submit(0, FOREVER, 2)
+    assert len(queue) == 2
+    assert queue.submit(0, FOREVER, 1) == range(2, 3)
+
+
+def test_a_cancelled_sample_frees_its_place_and_never_runs() -> None:
+    queue = scheduler(samples=2)
+    queue.submit(0, FOREVER, 2)
+    queue.cancel([0])
+    queue.submit(0, FOREVER, 1)
+    assert queue.next_batch(0) == Batch(0, (1, 2))
+
+
+def test_a_sample_cancelled_while_it_runs_does_not_harm_its_batch() -> None:
+    queue = scheduler()
+    queue.submit(0, FOREVER, 3)
+    batch = queue.next_batch(0)
+    assert batch is not None
+    queue.cancel([0, 1, 77])
+    assert queue.advance(batch, [True, False, True], 0) == (2,)
+    assert len(queue) == 0
+
+
+def test_late_samples_leave_whether_they_wait_or_run() -> None:
+    queue = scheduler(batch=1)
+    queue.submit(0, 5.0, 2)
+    queue.submit(0, 9.0)
+    running = queue.next_batch(0)
+    assert queue.expire(4.9) == ()
+    assert queue.expire(5.0) == (0, 1)
+    assert running is not None
+    assert queue.advance(running, [True], 6) == ()
+    assert queue.depths() == [1, 0]
+
+
+def test_it_wakes_for_a_deadline_and_forgets_the_deadlines_of_those_who_left() -> None:
+    queue = scheduler(wait=100)
+    queue.submit(0, 3.0)
+    queue.submit(0, 8.0)
+    assert queue.wake_at() == 3.0
+    queue.cancel([0])
+    assert queue.wake_at() == 8.0
+    queue.cancel([1])
+    assert queue.wake_at() is None
+
+
+def test_while_nothing_can_be_started_only_deadlines_wake_it() -> None:
+    queue = scheduler(wait=1)
+    queue.submit(0, 50.0)
+    assert queue.wake_at(can_run=False) == 50.0
+    assert queue.wake_at() == 1.0
+
+
+def test_a_full_batch_is_due_in_the_past() -> None:
+    queue = scheduler(batch=2, wait=10)
+    queue.submit(3, FOREVER, 2)
+    assert queue.wake_at() == float("-inf")
+
+
+def test_a_report_of_the_wrong_length_is_refused() -> None:
+    queue = scheduler()
+    queue.submit(0, FOREVER, 2)
+    batch = queue.next_batch(0)
+    assert batch is not None
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        queue.advance(batch, [True], 0)
+
+
+class House(RuleBasedStateMachine):
+    """Everything a driver may do, in any order; whoever was let in must be seen to leave once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.entered: set[int] = set()
+        self.left: list[int] = []
+        self.running: list[Batch] = []
+
+    @initialize(stages=st.integers(1, 3), batch=st.integers(1, 5), wait=st.sampled_from([0.0, 0.1, 0.7]))
+    def open(self, stages: int, batch: int, wait: float) -> None:
+        self.max_batch = batch
+        self.queue = Scheduler(stages, Limits(20, batch, wait))
+
+    @rule(count=st.integers(1, 6), patience=st.floats(0, 3), last=st.none() | st.integers(0, 3))
+    def submit(self, count: int, patience: float, last: int | None) -> None:
+        if len(self.queue) + count > 20:
+            with pytest.raises(Overloaded):
+                self.queue.submit(self.now, FOREVER, count)
+        else:
+            self.entered.update(self.queue.submit(self.now, self.now + patience, count, last))
+
+    @rule()
+    def run(self) -> None:
+        batch = self.queue.next_batch(self.now)
+        if batch is not None:
+            assert 0 < len(batch.ids) <= self.max_batch
+            self.running.append(batch)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        batch = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+        stops = data.draw(st.lists(st.booleans(), min_size=len(batch.ids), max_size=len(batch.ids)))
+        self.left.extend(self.queue.advance(batch, stops, self.now))
+
+    @precondition(lambda self: self.entered - set(self.left))
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        id_ = data.draw(st.sampled_from(sorted(self.entered - set(self.left))))
+        self.queue.cancel([id_, *self.left])
+        self.left.append(id_)
+
+    @rule(seconds=st.floats(0, 1))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def wake(self) -> None:
+        wake_at = self.queue.wake_at()
+        if wake_at is not None:
+            self.now = max(self.now, wake_at)
+            late, batch = self.queue.expire(self.now), self.queue.next_batch(self.now)
+            assert late or batch, "it woke for nothing"
+            self.left.extend(late)
+            self.running.extend([batch] if batch else [])
+
+    @invariant()
+    def the_house_holds_those_who_entered_and_have_not_left(self) -> None:
+        assert len(self.left) == len(set(self.left))
+        assert len(getattr(self, "queue", ())) == len(self.entered) - len(self.left)
+
+    def teardown(self) -> None:
+        while len(getattr(self, "queue", ())):
+            self.wake()
+            for batch in self.running:
+                self.left.extend(self.queue.advance(batch, [False] * len(batch.ids), self.now))
+            self.running.clear()
+        assert sorted(self.left) == sorted(self.entered)
+
+
+TestEverySampleLeavesExactlyOnce = House.TestCase
+TestEverySampleLeavesExactlyOnce.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 4),
+    st.integers(1, 12),
+    st.integers(1, 5),
+    st.sampled_from(["summed", "accumulated"]),
+    st.floats(0, 1.2),
+    st.data(),
+)
+def test_the_answers_are_those_of_replay(
+    seed: int, stages: int, count: int, max_batch: int, definition: str, threshold: float, data: st.DataObject
+) -> None:
+    logits = np.random.default_rng(seed).normal(size=(stages, count, 5)).astype(np.float32) * 2
+    wanted = replay(list(logits), threshold, definition)  # type: ignore[arg-type]
+    queue = Scheduler(stages, Limits(100, max_batch, 0))
+    cut = data.draw(st.integers(0, count))
+    found: dict[int, tuple[int, float]] = {}
+    state: dict[int, tuple[np.ndarray, float]] = {}
+    queue.submit(0, FOREVER, cut)
+    arrivals = [count - cut]
+    while len(queue) or arrivals:
+        if arrivals and (not len(queue) or data.draw(st.booleans())):
+            queue.submit(0, FOREVER, arrivals.pop())
+        batch = queue.next_batch(0)
+        if batch is None:
+            continue
+        ids = list(batch.ids)
+        if batch.stage == 0:
+            total, energies = first(logits[0, ids])
+        else:
+            before = np.stack([state[id_][0] for id_ in ids]), np.asarray([state[id_][1] for id_ in ids])
+            total, energies = join(*before, logits[batch.stage, ids], definition)  # type: ignore[arg-type]
+        state.update({id_: (total[row], float(energies[row])) for row, id_ in enumerate(ids)})
+        for id_ in queue.advance(batch, rule_exits(energies, threshold).tolist(), 0):
+            found[id_] = batch.stage, state[id_][1]
+    assert [found[id_] for id_ in range(count)] == list(
+        zip(wanted.stages.tolist(), wanted.energies.tolist(), strict=True)
+    )

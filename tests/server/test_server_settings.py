@@ -1,0 +1,60 @@
+"""Every knob is checked, from arguments and from the environment, and misspelt names are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from server.settings import ServerSettings
+
+
+def test_the_defaults_serve_one_bundle_on_the_cpu() -> None:
+    settings = ServerSettings(bundle=Path("b"))
+    assert (settings.device, settings.workers, settings.max_wait_ms, settings.threshold) == ("cpu", 1, 0, None)
+
+
+def test_the_environment_is_read_and_arguments_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESCADE_BUNDLE", "/there")
+    monkeypatch.setenv("RESCADE_PORT", "9000")
+    monkeypatch.setenv("RESCADE_MAX_BATCH", "7")
+    settings = ServerSettings(port=9001)
+    assert (settings.bundle, settings.port, settings.max_batch) == (Path("/there"), 9001, 7)
+
+
+def test_a_misspelt_variable_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESCADE_THRESHHOLD", "0.5")
+    with pytest.raises(ValueError, match=r"RESCADE_THRESHHOLD; known: .*RESCADE_THRESHOLD"):
+        ServerSettings(bundle=Path("b"))
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        ServerSettings(bundle=Path("b")).port = 1  # type: ignore[misc]
+
+
+BAD: dict[str, dict[str, Any]] = {
+    "unknown": {"treshold": 1},
+    "no device": {"device": "gpu"},
+    "a device without a number": {"device": "cuda"},
+    "a port beyond": {"port": 70_000},
+    "no workers": {"workers": 0},
+    "an endless threshold": {"threshold": float("nan")},
+    "no time": {"request_timeout_s": 0},
+    "a level": {"log_level": "loud"},
+    "waiting on the CPU": {"max_wait_ms": 5},
+    "more images than places": {"max_images": 2000},
+    "a body that never fits": {"max_body_bytes": 2**30},
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_value_that_makes_no_sense_is_refused(case: str) -> None:
+    with pytest.raises(ValidationError):
+        ServerSettings(bundle=Path("b"), **BAD[case])
+
+
+def test_a_gpu_may_wait() -> None:
+    assert ServerSettings(bundle=Path("b"), device="cuda:1", max_wait_ms=2).max_wait_ms == 2
