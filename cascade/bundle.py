@@ -56,12 +56,12 @@ def read(folder: Path) -> Bundle:
     models = []
     for number, stage in enumerate(manifest.stages):
         path = root / stage.file
-        if not path.resolve().is_relative_to(root):
-            raise BundleError(f"stages[{number}].file", f"{stage.file!r} leads out of the bundle {folder}")
         try:
+            if not path.resolve().is_relative_to(root):
+                raise BundleError(f"stages[{number}].file", f"{stage.file!r} leads out of the bundle {folder}")
             data = path.read_bytes()
-        except OSError as error:
-            raise BundleError(f"stages[{number}].file", f"cannot read {stage.file!r}: {error.strerror}") from error
+        except (OSError, RuntimeError) as error:  # before Python 3.13, a link to itself is a RuntimeError
+            raise BundleError(f"stages[{number}].file", f"cannot read {stage.file!r}: {error}") from error
         if (digest := sha256(data)) != stage.sha256:
             raise BundleError(
                 f"stages[{number}].sha256",
@@ -110,9 +110,11 @@ def parse(document: Any) -> Manifest:
         )
     try:
         return Manifest.model_validate_json(json.dumps(document))
+    except RecursionError as error:
+        raise BundleError(MANIFEST, "is nested too deeply for a manifest") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise BundleError(_field(first["loc"]), first["msg"]) from error
+        raise BundleError(first.get("ctx", {}).get("field") or _field(first["loc"]), first["msg"]) from error
 
 
 def _field(location: tuple[int | str, ...]) -> str:
@@ -131,29 +133,46 @@ def write(folder: Path, manifest: Manifest, models: Mapping[str, bytes]) -> None
         models: file name in the bundle -> bytes.
 
     Raises:
-        BundleError: a file is missing or does not fit its digest, or `folder` holds something that is no bundle.
+        BundleError: a file is missing or does not fit its digest, `folder` holds something that is no bundle, or it
+            cannot be written.
     """
+    folder = folder.absolute()  # "." has no name to put another folder beside
     for number, stage in enumerate(manifest.stages):
         if stage.file not in models:
             raise BundleError(f"stages[{number}].file", f"no bytes were given for {stage.file!r}")
         if sha256(models[stage.file]) != stage.sha256:
             raise BundleError(f"stages[{number}].sha256", f"is not the digest of {stage.file!r}")
-    if folder.exists() and not (folder / MANIFEST).is_file() and not _empty(folder):
+    if folder.exists() and not _replaceable(folder):
         raise BundleError(str(folder), "exists and is not a bundle: name another folder, or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _fresh_beside(folder) as fresh:
-        for stage in manifest.stages:
-            path = fresh / stage.file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write_file(path, models[stage.file])
-        text = json.dumps(manifest.document(), indent=2, ensure_ascii=False) + "\n"
-        _write_file(fresh / MANIFEST, text.encode())
-        read(fresh)
-        _swap(fresh, folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _fresh_beside(folder) as fresh:
+            _fill(fresh, manifest, models)
+            read(fresh)
+            _swap(fresh, folder)
+    except OSError as error:
+        raise BundleError(str(folder), f"cannot write the bundle: {error}") from error
 
 
-def _empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
+def _replaceable(folder: Path) -> bool:
+    """Whether a folder is empty, or a bundle of any format; other programs call a file `manifest.json` too."""
+    try:
+        if not any(folder.iterdir()):
+            return True
+        document = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and "format_version" in document
+
+
+def _fill(folder: Path, manifest: Manifest, models: Mapping[str, bytes]) -> None:
+    """Write the models, then the manifest."""
+    for stage in manifest.stages:
+        path = folder / stage.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_file(path, models[stage.file])
+    text = json.dumps(manifest.document(), indent=2, ensure_ascii=False) + "\n"
+    _write_file(folder / MANIFEST, text.encode())
 
 
 @contextlib.contextmanager
@@ -182,7 +201,7 @@ def _swap(fresh: Path, folder: Path) -> None:
     folder.rename(aside / folder.name)
     try:
         fresh.rename(folder)
-    except OSError:
+    except BaseException:  # Ctrl-C as well
         (aside / folder.name).rename(folder)
         raise
     finally:

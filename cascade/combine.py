@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
+
 from cascade.exits import Floats, Scores, energy
 
 EnergyDefinition = Literal["summed", "accumulated"]
@@ -33,5 +35,6 @@ def join(logits: Floats, scores: Scores, residual: Floats, definition: EnergyDef
     Returns:
         The new sum (B, K) and the new energies (B,).
     """
-    total = logits + residual
+    with np.errstate(invalid="ignore", over="ignore"):  # what has no sum has no energy either, and goes on
+        total = logits + residual
     return total, energy(total) if definition == "summed" else scores + energy(residual)

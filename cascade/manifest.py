@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 FORMAT_VERSION: Literal[1] = 1
 
@@ -168,7 +169,7 @@ class Figures(Frozen):
     split: str
     samples: Annotated[int, Field(gt=0)]
     teacher: NetworkFigures | None = None
-    sums: tuple[NetworkFigures, ...]
+    sums: Annotated[tuple[NetworkFigures, ...], Field(min_length=1)]
     adaptive: NetworkFigures
     exits: tuple[Share, ...]
 
@@ -191,6 +192,11 @@ class Provenance(Frozen):
     versions: dict[str, str]
 
 
+def _misfit(field: str, why: str) -> PydanticCustomError:
+    """What is wrong between two parts of a manifest; `field` is the one to blame."""
+    return PydanticCustomError("misfit", "{why}", {"field": field, "why": why})
+
+
 class Manifest(Frozen):
     """A whole cascade, but for its weights."""
 
@@ -208,15 +214,27 @@ class Manifest(Frozen):
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:
         size, classes = self.preprocess.size, len(self.labels)
-        if len({stage.file for stage in self.stages}) != len(self.stages):
-            raise ValueError("two stages name the same file")
+        files = [stage.file for stage in self.stages]
         for number, stage in enumerate(self.stages):
+            where = f"stages[{number}]"
+            if stage.file in files[:number]:
+                raise _misfit(f"{where}.file", f"{stage.file!r} is the file of an earlier stage already")
             if stage.role != ("student" if number == 0 else "residual"):
-                raise ValueError(f"stages[{number}].role is {stage.role!r}: stage 0 is the student, the rest residual")
+                raise _misfit(f"{where}.role", f"is {stage.role!r}: stage 0 is the student, the rest are residual")
             if stage.input.shape != (None, 3, size, size):
-                raise ValueError(f"stages[{number}].input.shape {stage.input.shape} is not (None, 3, {size}, {size})")
+                raise _misfit(f"{where}.input.shape", f"{stage.input.shape} is not (None, 3, {size}, {size})")
             if stage.output.shape != (None, classes):
-                raise ValueError(f"stages[{number}].output.shape {stage.output.shape} is not (None, {classes})")
+                raise _misfit(f"{where}.output.shape", f"{stage.output.shape} is not (None, {classes})")
+        return self
+
+    @model_validator(mode="after")
+    def _figures_fit(self) -> Self:
+        stages = len(self.stages)
+        for name, figures in (("calibration", self.calibration), ("test", self.test)):
+            if figures is not None and len(figures.sums) != stages:
+                raise _misfit(f"{name}.sums", f"has {len(figures.sums)} entries for {stages} stages")
+            if figures is not None and len(figures.exits) != stages:
+                raise _misfit(f"{name}.exits", f"has {len(figures.exits)} entries for {stages} stages")
         return self
 
     def costs(self) -> list[int]:

@@ -18,7 +18,7 @@ def rows(figures: Figures) -> list[tuple[str, ...]]:
             network.name,
             f"{network.accuracy:.2%}",
             f"{network.macs / 1e6:.2f} M",
-            f"{network.macs / full:.1%}",
+            f"{network.macs / full:.1%}" if full else "",
             "" if network.energy is None else f"{network.energy:.4f}",
         )
         for network in networks
