@@ -61,6 +61,7 @@ class OnnxRuntime:
     """
 
     def __init__(self, bundle: Bundle, device: str = "cpu", threads: int = 1, max_batch: int = 32) -> None:
+        onnxruntime.disable_telemetry_events()  # a server tells nobody what it serves
         self.manifest = bundle.manifest
         self._sizes = batch_sizes(max_batch) if device.startswith("cuda") else (1,)
         options = onnxruntime.SessionOptions()
