@@ -38,16 +38,19 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON.
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
 
     Raises:
-        RecipeError: the file is missing or not JSON.
+        RecipeError: the file is missing, or holds something else.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RecipeError(f"cannot read {path}: {error}") from error
+    if not isinstance(document, dict):
+        raise RecipeError(f"cannot read {path}: it holds no JSON object")
+    return document
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -70,15 +73,25 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises whatever unpickling raised
         raise RecipeError(f"{path} is not a checkpoint of this program: remove it to start the step anew") from error
-    if state.get("format") != FORMAT:
-        raise RecipeError(f"{path} has checkpoint format {state.get('format')!r}, not {FORMAT}: remove it")
+    found = state.get("format") if isinstance(state, dict) else None
+    if found != FORMAT:
+        raise RecipeError(f"{path} has checkpoint format {found!r}, not {FORMAT}: remove it to start the step anew")
     return state
 
 
 def save_network(path: Path, net: nn.Module, name: str, num_classes: int) -> None:
     """Write a network's weights, with its name and number of classes beside them."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
-    write_atomic(path, save(tensors, {"model": name, "num_classes": str(num_classes)}))
+    write_atomic(path, _in_order(save(tensors, {"model": name, "num_classes": str(num_classes)})))
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with its metadata sorted; the library writes it in any order, and equal runs would differ."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return data[:8] + text.ljust(size) + data[8 + size :]
 
 
 def load_network(path: Path) -> tuple[str, nn.Module]:
@@ -96,11 +109,12 @@ def load_network(path: Path) -> tuple[str, nn.Module]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError) as error:
         raise RecipeError(f"cannot read the network {path}: {error}") from error
-    if "model" not in about:
+    name, classes = about.get("model"), about.get("num_classes", "")
+    if name is None or not classes.isdecimal():
         raise RecipeError(f"{path} does not say which network it holds; give the model's name in the recipe")
-    net = models.build(about["model"], int(about["num_classes"]))
+    net = models.build(name, int(classes))
     fill(net, tensors, path)
-    return about["model"], net.eval()
+    return name, net.eval()
 
 
 def load_weights(path: Path, name: str, num_classes: int) -> nn.Module:

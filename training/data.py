@@ -2,7 +2,7 @@
 
 A small-image set fits the device whole, so neither CPU workers nor an image library stands in the way of training: a
 batch is one gather (which crops, pads and flips) and one multiply-add (which normalises). A set that is too large for
-memory is decoded once into a file that is mapped, and batches travel from there.
+memory is decoded once a process into a file that is mapped, and batches travel from there.
 """
 
 from __future__ import annotations
@@ -94,18 +94,10 @@ def load(config: DataConfig, *, quiet: bool = False) -> Data:
     Raises:
         RecipeError: the data set is unknown, missing, or not what the recipe says.
     """
-    unit = Preprocess(
-        size=config.size,
-        resize=config.resize,
-        resize_to=config.resize_to,
-        crop="none" if config.resize == "stretch" else "center",
-        mean=(0, 0, 0),
-        std=(1, 1, 1),
-    )
-    decoded = decode(config, unit, Console(stderr=True, quiet=quiet))
+    decoded = decode(config, config.rule(), Console(stderr=True, quiet=quiet))
     train_index, dv_index = draw_dv(len(decoded.train_labels), config)
     mean, std = measure(decoded.train_images, train_index)
-    rule = unit.model_copy(update={"mean": config.mean or mean, "std": config.std or std})
+    rule = config.rule().model_copy(update={"mean": config.mean or mean, "std": config.std or std})
     return _assemble(decoded, rule, train_index, dv_index, config.augment)
 
 

@@ -96,22 +96,22 @@ def choose(settings: Runtime) -> Device:
     name = settings.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise DeviceUnavailable(f"runtime.device is {name!r} and torch sees no GPU: install a CUDA build, or say cpu")
     if name == "cuda" and world > 1:
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     device = torch.device(name)
     if device.type == "cuda":
+        if (device.index or 0) >= (count := torch.cuda.device_count()):
+            raise DeviceUnavailable(
+                f"runtime.device is {name!r} and torch sees {count} GPUs: name one of those, or cpu"
+            )
         torch.cuda.set_device(device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    torch.use_deterministic_algorithms(settings.deterministic)
+    torch.backends.cudnn.benchmark = not settings.deterministic
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        torch.backends.cudnn.benchmark = False
-    else:
-        torch.backends.cudnn.benchmark = True
     if world > 1 and not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Device(device, DTYPES[settings.precision], settings.channels_last, settings.compile, rank, world)

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from cascade.errors import RecipeError
+from cascade.figures import accuracy, running_sums
 from training import checkpoint
 from training.data import Batches, Data
 from training.device import Device
-from training.evaluate import logits_of, summary
+from training.evaluate import Logits, labels_of, logits_of
 from training.log import Log
 from training.methods.base import Method
 from training.recipe import Schedule
@@ -93,10 +94,15 @@ class _Run:
             raise RecipeError(
                 f"schedule.batch_size {schedule.batch_size} is over the {len(data.train)} training samples: lower it"
             )
+        if schedule.batch_size % device.world:
+            raise RecipeError(
+                f"schedule.batch_size {schedule.batch_size} does not divide among {device.world} processes evenly"
+            )
         self.path = step.folder / "checkpoint.pt"
         self.epoch, self.batch = 0, 0
         self.sums: dict[str, float] = {}
         self.saved_at = time.monotonic()
+        self.earlier: Logits | None = None
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one."""
@@ -196,7 +202,9 @@ class _Run:
         return self.sums
 
     def dv_accuracy(self) -> float:
-        """Accuracy of what would be deployed, on D_v, in [0, 1]."""
-        net = self.method.deployable()
-        figures = summary(self.step.name, logits_of([net], self.data.dv, self.batches)[0], self.data.dv)
-        return float(figures["accuracy"])
+        """Accuracy on D_v, in [0, 1], of what would be deployed, added to the stages before it."""
+        if self.earlier is None and self.method.nets.earlier:
+            self.earlier = running_sums(logits_of(self.method.nets.earlier, self.data.dv, self.batches))[-1]
+        logits = logits_of([self.method.deployable()], self.data.dv, self.batches)[0]
+        total = logits if self.earlier is None else self.earlier + logits
+        return accuracy(total, labels_of(self.data.dv))

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from cascade.combine import EnergyDefinition
 from cascade.errors import RecipeError
+from cascade.manifest import Name, Preprocess
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -24,7 +25,7 @@ Rgb = tuple[float, float, float]
 class Frozen(BaseModel):
     """Immutable, and unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Augment(Frozen):
@@ -57,12 +58,31 @@ class DataConfig(Frozen):
     resize: Literal["stretch", "short_side"] = "stretch"
     resize_to: int | None = None
     mean: Rgb | None = None
-    std: Rgb | None = None
+    std: tuple[Positive, Positive, Positive] | None = None
     augment: Augment = Augment()
     dv_fraction: Fraction = 0.1
     dv_exclude: bool = False
     test_fraction: Fraction = 0.2
     split_seed: int = 0
+
+    @model_validator(mode="after")
+    def _resizing_fits(self) -> Self:
+        try:
+            self.rule()
+        except ValidationError as error:
+            raise ValueError(_reasons(error)) from None
+        return self
+
+    def rule(self) -> Preprocess:
+        """How an image becomes pixels; what they are normalised by is measured, unless it is given here."""
+        return Preprocess(
+            size=self.size,
+            resize=self.resize,
+            resize_to=self.resize_to,
+            crop="none" if self.resize == "stretch" else "center",
+            mean=self.mean or (0, 0, 0),
+            std=self.std or (1, 1, 1),
+        )
 
 
 class Runtime(Frozen):
@@ -197,7 +217,7 @@ class ExitConfig(Frozen):
 class Recipe(Frozen):
     """A whole run: data, teacher, first student, res-students, exit rule."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Name
     seed: int = 0
     data: DataConfig
     runtime: Runtime = Runtime()
@@ -211,9 +231,13 @@ class Recipe(Frozen):
     def _parts_fit(self) -> Self:
         if self.residual is not None and self.teacher is None:
             raise ValueError("res-students learn what the student lacks of a teacher: give a teacher")
-        for part in (self.teacher, self.student, self.residual):
-            if part is not None:
-                self.schedule_for(part.schedule)
+        if self.exit.reference == "T" and self.exit.threshold is None and self.teacher is None:
+            raise ValueError("exit.reference is T, and there is no teacher: use S_n, or give a threshold")
+        for name, part in (("teacher", self.teacher), ("student", self.student), ("residual", self.residual)):
+            try:
+                self.schedule_for({} if part is None else part.schedule)
+            except ValidationError as error:
+                raise ValueError(f"{name}.schedule.{_reasons(error)}") from None
         return self
 
     def schedule_for(self, overrides: dict[str, Any]) -> Schedule:
@@ -256,8 +280,11 @@ def parse(document: dict[str, Any], source: str) -> Recipe:
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, item['loc'])) or 'recipe'}: {item['msg']}" for item in error.errors()]
-        raise RecipeError(f"{source}: " + "; ".join(lines)) from error
+        raise RecipeError(f"{source}: {_reasons(error)}") from error
+
+
+def _reasons(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'recipe'}: {item['msg']}" for item in error.errors())
 
 
 def _put(document: dict[str, Any], setting: str) -> None:

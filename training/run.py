@@ -40,8 +40,7 @@ class Run:
 
     def figures(self, name: str) -> dict[str, Any]:
         """What was noted when the step ended."""
-        figures: dict[str, Any] = checkpoint.read_json(self.step(name) / "step.json")
-        return figures
+        return checkpoint.read_json(self.step(name) / "step.json")
 
     def network(self, name: str) -> tuple[str, nn.Module]:
         """A finished step's network and its name, in eval mode."""
@@ -59,9 +58,10 @@ class Run:
         Raises:
             RecipeError: the run has not finished.
         """
-        if not (self.folder / "cascade.json").exists():
+        path = self.folder / "cascade.json"
+        stages: list[str] | None = checkpoint.read_json(path).get("stages") if path.exists() else None
+        if stages is None:
             raise RecipeError(f"the run {self.folder} has not finished: run `rescade train` on it again")
-        stages: list[str] = checkpoint.read_json(self.folder / "cascade.json")["stages"]
         return stages
 
 
@@ -69,16 +69,19 @@ def create(folder: Path, recipe: Recipe) -> Run:
     """Start a run in a folder, or go on with it.
 
     Raises:
-        RecipeError: the folder holds another recipe's run, or something else.
+        RecipeError: the folder holds another recipe's run, or something else, or cannot be written to.
     """
     path = folder / "recipe.json"
     if path.exists():
-        there = checkpoint.read_json(path)["run_id"]
+        there = checkpoint.read_json(path).get("run_id")
         if there != recipe.run_id():
             raise RecipeError(f"{folder} holds a run of another recipe ({there}): name another --out, or remove it")
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(entry.name != ".recipe.json.new" for entry in folder.iterdir()):
         raise RecipeError(f"{folder} is not empty and is no run: name another --out")
-    checkpoint.write_json(path, {"run_id": recipe.run_id(), "recipe": recipe.model_dump(mode="json")})
+    try:
+        checkpoint.write_json(path, {"run_id": recipe.run_id(), "recipe": recipe.model_dump(mode="json")})
+    except OSError as error:
+        raise RecipeError(f"cannot write to {folder}: {error}") from error
     return Run(folder, recipe)
 
 
@@ -89,4 +92,4 @@ def open_run(folder: Path) -> Run:
         RecipeError: it is none.
     """
     document = checkpoint.read_json(folder / "recipe.json")
-    return Run(folder, parse(document["recipe"], str(folder / "recipe.json")))
+    return Run(folder, parse(document.get("recipe", {}), str(folder / "recipe.json")))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,18 +44,32 @@ class Decoder:
     console: Console
 
     def stack(self, images: Iterable[Image.Image], count: int, spill: Path | None = None) -> NDArray[np.uint8]:
-        """Decode to (count, S, S, 3) uint8, in memory or, where that is too much, in a mapped file at `spill`."""
+        """Decode to (count, S, S, 3) uint8, in memory or, where that is too much, in a mapped file without a name.
+
+        Args:
+            images: `count` of them.
+            count: how many.
+            spill: folder for the file; each process has its own, and it goes when the array goes.
+
+        Raises:
+            RecipeError: an image cannot be brought to size, or there is no place for the file.
+        """
         shape = (count, self.rule.size, self.rule.size, 3)
         out: NDArray[np.uint8]
         if spill is not None and int(np.prod(shape, dtype=np.int64)) > IN_MEMORY_BYTES:
-            out = np.memmap(spill, np.uint8, "w+", shape=shape)
+            try:
+                with tempfile.TemporaryFile(dir=spill) as file:
+                    out = np.memmap(file, np.uint8, "w+", shape=shape)
+            except OSError as error:
+                raise RecipeError(f"data.name: cannot put {count} decoded images into {spill}: {error}") from error
         else:
             out = np.empty(shape, np.uint8)
         for place, image in enumerate(track(images, "decoding", count, console=self.console, transient=True)):
             try:
                 out[place] = to_pixels(image, self.rule).transpose(1, 2, 0)
             except BadImage as error:
-                raise RecipeError(f"data.name: image {place}: {error}") from error
+                where = getattr(image, "filename", "") or f"image {place}"
+                raise RecipeError(f"data.name: {where}: {error}") from error
         return out
 
 
@@ -63,8 +77,18 @@ def decode(config: DataConfig, rule: Preprocess, console: Console) -> Decoded:
     """Load and decode the data set that a recipe names.
 
     Raises:
-        RecipeError: an unknown name, or images that are missing or broken.
+        RecipeError: an unknown name, images that are missing or broken, or nothing to tell apart.
     """
+    decoded = _decode(config, rule, console)
+    if len(decoded.classes) < 2:
+        raise RecipeError(
+            f"data.name: {config.name} has one class, {decoded.classes[0]!r}: a cascade tells at least two apart; "
+            "an image folder with train/ needs test/ or val/ beside it"
+        )
+    return decoded
+
+
+def _decode(config: DataConfig, rule: Preprocess, console: Console) -> Decoded:
     kind, _, path = config.name.partition(":")
     if kind == "imagefolder" and path:
         return _image_folder(Path(path).expanduser(), config, Decoder(rule, console))
@@ -161,8 +185,7 @@ def _decoded_files(listed: Any, decoder: Decoder) -> NDArray[np.uint8]:
                 with Image.open(path) as image:
                     image.load()
                     yield image
-            except (OSError, SyntaxError, ValueError) as error:
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
                 raise RecipeError(f"data.name: cannot decode {path}: {error}") from error
 
-    name = hashlib.sha256(repr((listed.samples, decoder.rule)).encode()).hexdigest()[:16]
-    return decoder.stack(opened(), len(listed.samples), Path(listed.root) / f".rescade-{name}.u8")
+    return decoder.stack(opened(), len(listed.samples), Path(listed.root))

@@ -6,6 +6,7 @@ already meets the rule. Every step is a plain run of `training.loop`; all networ
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -37,27 +38,41 @@ def run_recipe(recipe: Recipe, folder: Path, *, quiet: bool = False) -> Run:
     Raises:
         RecipeError: the recipe does not fit the data, the folder, or itself.
     """
-    _check_methods(recipe)
+    _rehearse(recipe)
     device = choose(recipe.runtime)
     if device.first:
         create(folder, recipe)
     device.wait()
     with Log(folder if device.first else None, quiet=quiet) as log:
+        if not device.first:
+            device.wait()  # a download is for one process
         data = data_module.load(recipe.data, quiet=quiet or not device.first).to(device.where)
+        if device.first:
+            device.wait()
         return _Trainer(Run(folder, recipe), data, device, log).everything()
 
 
-def _check_methods(recipe: Recipe) -> None:
-    """Fail before the first hour of training, not after it."""
-    if recipe.teacher is not None and recipe.teacher.method is not None:
-        method, _ = find(recipe.teacher.method)
-        if method.needs_teacher:
-            raise RecipeError(f"teacher.method: {method.name!r} needs a teacher itself; train the teacher with vanilla")
-    method, _ = find(recipe.student.method)
-    if method.needs_teacher and recipe.teacher is None:
-        raise RecipeError(f"student.method: {method.name!r} needs a teacher, and the recipe has none")
+def _rehearse(recipe: Recipe) -> None:
+    """Make every network and method once, to fail before the first hour of training, not after it."""
+    teacher = None
+    if recipe.teacher is not None:
+        teacher = _rehearsed("teacher", recipe.teacher.model, recipe.teacher.method, Networks(nn.Identity()))
+    student = _rehearsed("student", recipe.student.model, recipe.student.method, Networks(nn.Identity(), teacher))
     if recipe.residual is not None:
-        find(recipe.residual.method)
+        for model in recipe.residual.models:
+            _rehearsed("residual", model, recipe.residual.method, Networks(nn.Identity(), teacher, (student,)))
+
+
+def _rehearsed(part: str, model: str | None, method: dict[str, Any] | None, nets: Networks) -> nn.Module:
+    """One network of a recipe; a teacher from a run has no name yet, one from a file no method."""
+    try:
+        net = nn.Identity() if model is None else models.build(model, 2)
+        if method is not None:
+            kind, config = find(method)
+            kind(config, Networks(net, nets.teacher, nets.earlier), 1)
+    except RecipeError as error:
+        raise RecipeError(f"{part}: {error}") from error
+    return net
 
 
 class _Trainer:
@@ -126,7 +141,9 @@ class _Trainer:
     def given_teacher(self, config: TeacherConfig) -> tuple[str, nn.Module]:
         """A teacher from another run or a weight file."""
         if config.run is not None:
-            name, net = open_run(Path(config.run).expanduser()).network("teacher")
+            other = open_run(Path(config.run).expanduser())
+            self.same_data(other)
+            name, net = other.network("teacher")
         else:
             assert config.model is not None, "the recipe's validator asks for both"
             assert config.weights is not None, "the recipe's validator asks for both"
@@ -138,6 +155,19 @@ class _Trainer:
         if outputs != self.classes:
             raise RecipeError(f"the teacher {name} knows {outputs} classes, the data has {self.classes}")
         return name, net
+
+    def same_data(self, other: Run) -> None:
+        """A teacher must have seen the same pixels, normalised the same way, and none of our test or held-out images.
+
+        Raises:
+            RecipeError: its run's data differ.
+        """
+        ours, theirs = (run.recipe.data.model_dump(exclude={"augment", "root"}) for run in (self.run, other))
+        if differ := sorted(key for key in ours if ours[key] != theirs[key]):
+            raise RecipeError(
+                f"teacher.run {other.folder} was trained on other data: data.{', data.'.join(differ)} differ; "
+                "train the teacher in this recipe, or make them equal"
+            )
 
     def network(
         self, step: str, model: str, method: dict[str, Any], schedule: dict[str, Any], nets: Networks
@@ -176,6 +206,11 @@ class _Trainer:
     def finish(self, step: str, net: nn.Module, model: str) -> None:
         """Store a finished network and its figures on D_v."""
         figures = self.dv_summary(step, self.dv_logits(net))
+        if not math.isfinite(figures["energy"]):
+            raise RecipeError(
+                f"{step}: the energy on D_v is {figures['energy']} after the last batch: "
+                "lower schedule.lr, or set schedule.clip"
+            )
         if self.device.first:
             self.run.finish(step, net, model, self.classes, {"model": model, "dv": figures})
         self.device.wait()

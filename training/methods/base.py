@@ -51,7 +51,7 @@ class Networks:
 class MethodConfig(BaseModel):
     """Settings of a method: immutable, and unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Method(nn.Module):

@@ -85,6 +85,8 @@ def cifar_resnet(depth: int, stem: int, widths: tuple[int, int, int], shortcut: 
     """
     if depth < 8 or (depth - 2) % 6:
         raise RecipeError(f"a CIFAR ResNet has depth 6n + 2 (8, 14, 20, ...), not {depth}")
+    if shortcut == "A" and not stem <= widths[0] <= widths[1] <= widths[2]:
+        raise RecipeError(f"shortcut A pads channels and cannot narrow: stem {stem}, stages {widths}")
     blocks = (depth - 2) // 6
     first = nn.Sequential(nn.Conv2d(3, stem, 3, 1, 1, bias=False), nn.BatchNorm2d(stem), nn.ReLU())
     stages = []

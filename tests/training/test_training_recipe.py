@@ -1,0 +1,265 @@
+"""Recipes: what is accepted, what is refused and why, and when two of them are the same run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cascade.errors import RecipeError
+from tests.tiny_run import document
+from training import models
+from training.methods.base import find
+from training.recipe import Recipe, Schedule, Stop, load, parse
+
+pytestmark = pytest.mark.train
+
+NAN, INFINITY = float("nan"), float("inf")
+PUBLISHED = sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.yaml"))
+VANILLA = {"name": "vanilla"}
+TEACHER = {"model": "resnet8_a", "method": VANILLA}
+SHORT_SIDE = {"name": "digits", "size": 16, "resize": "short_side"}
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(document(**changes)))
+    return path
+
+
+def data(**changes: Any) -> dict[str, Any]:
+    return {"data": {"name": "digits", **changes}}
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "an unknown key": ({"colour": "red"}, "colour"),
+    "an unknown key of the data": (data(colour="red"), r"data\.colour"),
+    "an unknown key of the augmentation": (data(augment={"blur": 1}), r"data\.augment\.blur"),
+    "an unknown key of the stopping rule": (
+        {"residual": {"models": ["resnet8_a"], "stop": {"patience": 3}}},
+        r"residual\.stop\.patience",
+    ),
+    "an unknown key of a network's schedule": (
+        {"student": {"model": "resnet8_a", "method": VANILLA, "schedule": {"epohcs": 3}}},
+        r"student\.schedule\.epohcs",
+    ),
+    "a bad value in a network's schedule": (
+        {"teacher": {**TEACHER, "schedule": {"epochs": 0}}},
+        r"teacher\.schedule\.epochs",
+    ),
+    "no data": ({"data": None}, "data"),
+    "no student": ({"student": None}, "student"),
+    "a name that is a path": ({"name": "../tiny"}, "name"),
+    "a name too long for a bundle": ({"name": "n" * 101}, "name"),
+    "a seed that is no number": ({"seed": "lucky"}, "seed"),
+    "an image too small": (data(size=7), r"data\.size"),
+    "a D_v of nothing": (data(dv_fraction=0), r"data\.dv_fraction"),
+    "a D_v of everything": (data(dv_fraction=1), r"data\.dv_fraction"),
+    "a std of zero": (data(std=[0.2, 0, 0.2]), r"data\.std\.1"),
+    "a negative std": (data(std=[-0.2, 0.2, 0.2]), r"data\.std\.0"),
+    "a mean that is NaN": (data(mean=[NAN, 0, 0]), r"data\.mean\.0"),
+    "a short side of no length": ({"data": SHORT_SIDE}, r"data: .*resize_to"),
+    "a short side under the crop": ({"data": {**SHORT_SIDE, "resize_to": 15}}, r"data: .*resize_to"),
+    "a length for a stretch": (data(resize_to=64), r"data: .*resize_to"),
+    "a length beyond reason": ({"data": {**SHORT_SIDE, "resize_to": 10_000}}, "data: .*8192"),
+    "a learning rate of zero": ({"schedule": {"lr": 0}}, r"schedule\.lr"),
+    "a learning rate that is NaN": ({"schedule": {"lr": NAN}}, r"schedule\.lr"),
+    "a learning rate without end": ({"schedule": {"lr": INFINITY}}, r"schedule\.lr"),
+    "no epochs": ({"schedule": {"epochs": 0}}, r"schedule\.epochs"),
+    "batches of one, which batch norm cannot take": ({"schedule": {"batch_size": 1}}, r"schedule\.batch_size"),
+    "a policy nobody knows": ({"schedule": {"policy": "warm"}}, r"schedule\.policy"),
+    "a milestone after the end": ({"schedule": {"milestones": [0.5, 1.5]}}, r"schedule\.milestones\.1"),
+    "a device nobody knows": ({"runtime": {"device": "tpu"}}, r"runtime\.device"),
+    "a teacher from nowhere": ({"teacher": {"model": "resnet8_a"}}, "teacher: .*exactly one"),
+    "a teacher from two places": ({"teacher": {**TEACHER, "weights": "w.pth"}}, "teacher: .*exactly one"),
+    "a teacher without a model": ({"teacher": {"method": VANILLA}}, "teacher: .*needs a model"),
+    "a model for a teacher from a run": ({"teacher": {"run": "r", "model": "resnet8_a"}}, "teacher: .*needs a model"),
+    "res-students without a teacher": ({"teacher": None}, "give a teacher"),
+    "res-students of no network": ({"residual": {"models": []}}, r"residual\.models"),
+    "no stopping rule": ({"residual": {"models": ["resnet8_a"], "stop": {}}}, "energy, count or both"),
+    "more res-students than allowed": (
+        {"residual": {"models": ["resnet8_a"], "stop": {"count": 5}}},
+        r"stop\.count 5 is over",
+    ),
+    "an exit definition nobody knows": ({"exit": {"definition": "mean"}}, r"exit\.definition"),
+    "a threshold that is NaN": ({"exit": {"threshold": NAN}}, r"exit\.threshold"),
+    "a threshold from a teacher that is not there": (
+        {"teacher": None, "residual": None, "exit": {"reference": "T"}},
+        r"exit\.reference is T",
+    ),
+    "a rho of zero": ({"exit": {"rho": 0}}, r"exit\.rho"),
+}
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_every_published_recipe_names_networks_and_methods_that_exist(path: Path) -> None:
+    recipe = load(path)
+    assert recipe.teacher is not None
+    assert recipe.residual is not None
+    for model in (recipe.teacher.model, recipe.student.model, *recipe.residual.models):
+        models.build(str(model), 10)
+    for method in (recipe.teacher.method, recipe.student.method, recipe.residual.method):
+        find(method or {})
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_recipe_is_refused_by_the_key_that_is_wrong(name: str) -> None:
+    changes, message = BAD[name]
+    with pytest.raises(RecipeError, match=message):
+        parse(document(**changes), "recipe.yaml")
+
+
+def test_every_wrong_key_is_named_at_once() -> None:
+    with pytest.raises(RecipeError, match=r"^recipe.yaml: data\.size: .*; colour: "):
+        parse(document(data={"name": "digits", "size": 1}, colour="red"), "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [{**SHORT_SIDE, "resize_to": 16}, {**SHORT_SIDE, "resize_to": 40}, {"name": "digits", "std": [1, 2, 3]}],
+    ids=["short side", "longer short side", "a std of one's own"],
+)
+def test_preprocessing_that_fits_is_accepted(data: dict[str, Any]) -> None:
+    assert parse(document(data=data), "recipe.yaml").data.name == "digits"
+
+
+@pytest.mark.parametrize(
+    ("setting", "found"),
+    [
+        ("seed=7", lambda recipe: recipe.seed == 7),
+        ("schedule.epochs=3", lambda recipe: recipe.schedule.epochs == 3),
+        ("schedule.lr=5e-2", lambda recipe: recipe.schedule.lr == 0.05),
+        ("data.augment.flip=true", lambda recipe: recipe.data.augment.flip),
+        ("exit.rho=0.8", lambda recipe: recipe.exit.rho == 0.8),
+        ("residual.models=[resnet8_a, resnet14_a]", lambda recipe: recipe.residual.models[1] == "resnet14_a"),
+        ("data.name=imagefolder:a=b", lambda recipe: recipe.data.name == "imagefolder:a=b"),
+        ("teacher.schedule.epochs=9", lambda recipe: recipe.schedule_for(recipe.teacher.schedule).epochs == 9),
+        ("residual=null", lambda recipe: recipe.residual is None),
+    ],
+)
+def test_a_setting_is_put_over_the_recipe(tmp_path: Path, setting: str, found: Any) -> None:
+    assert found(load(written(tmp_path), (setting,)))
+
+
+def test_later_settings_win(tmp_path: Path) -> None:
+    assert load(written(tmp_path), ("seed=1", "seed=2")).seed == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("seed", "takes key=value"),
+        ("=7", "takes key=value"),
+        ("seed.deep=7", "'seed' holds a value"),
+        ("seed=[", "not a YAML value"),
+        ("schedule.epohcs=3", r"schedule\.epohcs"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused(tmp_path: Path, setting: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load(written(tmp_path), (setting,))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"a: [", "cannot read the recipe"),
+        (b"\xff\xfe\xfa", "cannot read the recipe"),
+        (b"", "must be a mapping"),
+        (b"- a\n- b\n", "must be a mapping"),
+        (b"!!python/object/apply:os.getcwd []", "cannot read the recipe"),
+    ],
+    ids=["not YAML", "not text", "empty", "a list", "code"],
+)
+def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: bytes, message: str) -> None:
+    (tmp_path / "recipe.yaml").write_bytes(text)
+    with pytest.raises(RecipeError, match=message):
+        load(tmp_path / "recipe.yaml")
+
+
+def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"nowhere\.yaml"):
+        load(tmp_path / "nowhere.yaml")
+
+
+def test_a_recipe_cannot_be_changed() -> None:
+    recipe = parse(document(), "tiny")
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.seed = 2  # type: ignore[misc]
+
+
+def run_id(**changes: Any) -> str:
+    return parse(document(**changes), "tiny").run_id()
+
+
+def test_defaults_that_are_spelled_out_are_the_same_run() -> None:
+    assert run_id(exit={"rho": 0.9, "definition": "summed"}) == run_id()
+
+
+def test_the_order_of_keys_is_the_same_run() -> None:
+    assert run_id(**dict(reversed(document().items()))) == run_id()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 2},
+        {"exit": {"rho": 0.8}},
+        {"schedule": {"epochs": 3}},
+        {"student": {"model": "resnet14_a", "method": VANILLA}},
+    ],
+)
+def test_another_setting_is_another_run(changes: dict[str, Any]) -> None:
+    assert run_id(**changes) != run_id()
+
+
+def test_what_it_runs_on_is_the_same_run() -> None:
+    assert run_id(runtime={"threads": 7, "precision": "bf16", "compile": True}) == run_id()
+
+
+def test_a_changed_default_is_another_run() -> None:
+    class Later(Recipe):
+        schedule: Schedule = Schedule(epochs=3)
+
+    plain = document(schedule=None)
+    assert Later.model_validate(plain).run_id() != Recipe.model_validate(plain).run_id()
+
+
+def test_a_run_id_survives_being_written_down() -> None:
+    recipe = parse(document(), "tiny")
+    assert parse(recipe.model_dump(mode="json"), "recipe.json").run_id() == recipe.run_id()
+
+
+def test_a_network_may_have_its_own_schedule() -> None:
+    recipe = parse(document(), "tiny")
+    own = recipe.schedule_for({"epochs": 9})
+    assert (own.epochs, own.batch_size) == (9, recipe.schedule.batch_size)
+
+
+@pytest.mark.parametrize(
+    ("rule", "residuals", "energy", "done"),
+    [
+        (Stop(energy=0.9), 1, 0.91, True),
+        (Stop(energy=0.9), 1, 0.9, False),
+        (Stop(energy=0.9), 3, 0.1, False),
+        (Stop(energy=0.9), 4, 0.1, True),
+        (Stop(energy=0.9, max_stages=2), 2, 0.1, True),
+        (Stop(count=2), 1, 1.0, False),
+        (Stop(count=2), 2, 0.1, True),
+        (Stop(energy=0.9, count=2), 1, 1.0, False),
+        (Stop(energy=0.9, count=2), 2, 1.0, True),
+        (Stop(energy=0.9, count=2), 2, 0.5, False),
+        (Stop(energy=0.9), 1, NAN, False),
+    ],
+)
+def test_res_students_are_added_until_every_rule_holds_or_there_are_too_many(
+    rule: Stop, residuals: int, energy: float, done: bool
+) -> None:
+    assert rule.done(residuals, energy, teacher_energy=1.0) is done
+
+
+def test_the_energy_has_to_exceed_its_share_of_the_teachers() -> None:
+    assert not Stop(energy=0.5).done(1, 0.4, teacher_energy=0.8)
+    assert Stop(energy=0.5).done(1, 0.41, teacher_energy=0.8)
