@@ -6,6 +6,7 @@ Each verb lives in its own package and is imported only when asked for, so that 
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import click
 
@@ -30,23 +31,25 @@ class Verbs(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one verb.
+        """Import one verb."""
+        if cmd_name not in VERBS:
+            return None
+        module, attribute, _ = VERBS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a verb; some import more once they know what they were asked.
 
         Raises:
             ClickException: its packages are not installed.
         """
-        if cmd_name not in VERBS:
-            return None
-        module, attribute, _ = VERBS[cmd_name]
         try:
-            command: click.Command = getattr(importlib.import_module(module), attribute)
+            return super().invoke(ctx)
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] not in TRAINING_PACKAGES:
                 raise
-            raise click.ClickException(
-                f"`rescade {cmd_name}` needs the package {error.name!r}: pip install '.[train]'"
-            ) from error
-        return command
+            raise click.ClickException(f"this needs the package {error.name!r}: pip install '.[train]'") from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs without importing them."""

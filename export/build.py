@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.progress import track
 from torch import nn
 
 from cascade import bundle
+from cascade.errors import BundleError
 from cascade.figures import Sample, measure
-from cascade.manifest import Manifest, Preprocess, Provenance, Stage, Tensor
+from cascade.manifest import Manifest, Name, Preprocess, Provenance, Stage, Tensor
 from export import parity
 from export.calibrate import exit_rule
 from export.session import Array, Session, sessions
@@ -52,10 +54,12 @@ def build(run: Run, folder: Path, *, name: str | None = None, version: str = "1"
 
     Raises:
         RecipeError: the run has not finished.
-        BundleError: an exported network does not do what torch does, or the folder is not a bundle's.
+        BundleError: an exported network does not do what torch does, the folder is not a bundle's, or the name or the
+            version is none.
     """
     console = Console(stderr=True, quiet=quiet)
     recipe = run.recipe
+    name, version = _checked("name", name or recipe.name), _checked("version", version)
     choose(Runtime(device="cpu", threads=recipe.runtime.threads))
     data = load(recipe.data, quiet=quiet)
     loaded = [run.network(step) for step in run.stages()]
@@ -72,7 +76,7 @@ def build(run: Run, folder: Path, *, name: str | None = None, version: str = "1"
     compared = parity.check(nets, stage_sessions, images, rule.threshold, rule.definition)
     files = {f"stage{number}.onnx": model for number, model in enumerate(models)}
     manifest = Manifest(
-        name=name or recipe.name,
+        name=name,
         version=version,
         stages=tuple(
             _stage(number, network, net, model, data.preprocess, len(data.classes))
@@ -87,6 +91,15 @@ def build(run: Run, folder: Path, *, name: str | None = None, version: str = "1"
     )
     bundle.write(folder, manifest, files)
     return Built(manifest, compared)
+
+
+def _checked(field: str, value: str) -> str:
+    try:
+        return TypeAdapter(Name).validate_python(value)
+    except ValidationError as error:
+        raise BundleError(
+            field, f"{value!r} must be up to 100 letters, digits, dots, dashes and underscores, the first no sign"
+        ) from error
 
 
 def pixels_of(split: Split, data: Data) -> Array:

@@ -22,6 +22,9 @@ class Session:
 
     Raises:
         BundleError: onnxruntime cannot load it, or it does not have one input and one output.
+
+    Attributes:
+        input, output: name, shape and type in the graph.
     """
 
     def __init__(self, model: bytes, where: str) -> None:
@@ -37,10 +40,19 @@ class Session:
         if len(inputs) != 1 or len(outputs) != 1:
             raise BundleError(where, f"has {len(inputs)} inputs and {len(outputs)} outputs; a stage has one of each")
         self.input, self.output = inputs[0], outputs[0]
+        self._where = where
 
     def run(self, images: Array) -> Array:
-        """Logits (B, K) of one batch (B, 3, H, W)."""
-        logits: Array = self.session.run([self.output.name], {self.input.name: images})[0]
+        """Logits (B, K) of one batch (B, 3, H, W).
+
+        Raises:
+            BundleError: the graph fails on it.
+        """
+        try:
+            logits: Array = self.session.run([self.output.name], {self.input.name: images})[0]
+        except Exception as error:  # as above
+            message = f"onnxruntime cannot run it on a batch of {len(images)}: {error}"
+            raise BundleError(self._where, message) from error
         return logits
 
     def in_batches(self, images: Array, size: int) -> Array:
