@@ -70,5 +70,5 @@ def exits(scores: Scores, threshold: float | Scores) -> NDArray[np.bool_]:
 
     Source: ResKD, Algorithm 2, with its order of steps put right.
     """
-    result: NDArray[np.bool_] = scores > np.asarray(threshold, np.float64)
+    result: NDArray[np.bool_] = np.asarray(scores, np.float64) > np.asarray(threshold, np.float64)
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from cascade.errors import BundleError
 
 Array = NDArray[np.float32]
+
+# Where a graph's weights may lie outside its file; by default that is the current folder, which no digest covers.
+EXTERNAL_WEIGHTS = "session.model_external_initializers_file_folder_path"
 
 
 class Session:
@@ -32,6 +36,7 @@ class Session:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        options.add_session_config_entry(EXTERNAL_WEIGHTS, os.devnull)
         try:
             self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own exception types share no public base

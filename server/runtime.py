@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +23,9 @@ from cascade.exits import Floats
 from cascade.manifest import Manifest, Tensor
 
 ERRORS_ONLY, ALMOST_NOTHING = 3, 4
+
+# Where a graph's weights may lie outside its file; by default that is the current folder, which no digest covers.
+EXTERNAL_WEIGHTS = "session.model_external_initializers_file_folder_path"
 
 
 class Runtime(Protocol):
@@ -69,6 +73,7 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         options.log_severity_level = ERRORS_ONLY
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry(EXTERNAL_WEIGHTS, os.devnull)
         providers = [providers_for(device)]
         self._sessions = [
             _open_session(number, model, options, providers) for number, model in enumerate(bundle.models)

@@ -1,16 +1,13 @@
-"""Training and export are tested only where torch is installed; both start from one small run."""
+"""One small run, from which the tests of training and of export start."""
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from training.run import Run
-
-collect_ignore = [] if importlib.util.find_spec("torch") else ["training", "export"]
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
-"""One run, exported once; each test leaves torch as it found it."""
+"""One run, exported once; each test leaves torch as it found it. Nothing is collected where torch is not installed."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ import pytest
 if TYPE_CHECKING:
     from export.build import Built
     from training.run import Run
+
+collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["test_*.py"]
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, external_data_helper, helper
 
 from cascade import bundle
 from cascade.errors import BundleError
@@ -97,6 +97,19 @@ def test_a_graph_with_a_fault_is_refused_and_named(tmp_path: Path, name: str) ->
         verify(folder)
     assert caught.value.field == field
     assert message in str(caught.value)
+
+
+def test_weights_outside_the_file_are_refused_where_no_digest_covers_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = onnx.load_model_from_string(classifier())
+    (tmp_path / "weights.bin").write_bytes(model.graph.initializer[0].raw_data)
+    external_data_helper.set_external_data(model.graph.initializer[0], "weights.bin")
+    model.graph.initializer[0].ClearField("raw_data")
+    folder = bundle_with(tmp_path / "bundle", model.SerializeToString())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BundleError, match="onnxruntime cannot load it"):
+        verify(folder)
 
 
 def test_a_changed_file_is_refused_before_it_is_loaded(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -15,10 +16,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cascade.errors import RecipeError
+from cascade.figures import mean_energy, running_sums
 from tests.tiny_run import DOCUMENT, tiny_recipe, train_tiny
 from tests.training.folders import COLOURS, image_folder
 from tests.training.networks import same, state
 from training import models
+from training.data import Batches, load
+from training.evaluate import evaluate, logits_of
 from training.run import Run, create, open_run
 from training.steps import run_recipe
 
@@ -128,6 +132,24 @@ def test_a_student_can_learn_without_a_teacher(tmp_path: Path) -> None:
 def test_res_students_are_trained_until_the_rule_holds(tmp_path: Path, stop: dict[str, Any], count: int) -> None:
     run = quick(tmp_path, residual=residual(**stop))
     assert run.stages() == ["student", *(f"residual{number}" for number in range(1, count + 1))]
+
+
+def test_the_energy_rule_reads_the_sum_and_the_teacher_on_dv(tiny_run: Run, tmp_path: Path) -> None:
+    data = load(tiny_run.recipe.data, quiet=True)
+    nets = [tiny_run.network(name)[1] for name in ("teacher", *tiny_run.stages())]
+    teacher, *stages = logits_of(nets, data.dv, Batches(data.preprocess, torch.device("cpu")))
+    first, second = (mean_energy(total) for total in running_sums(stages)[1:])
+    assert first < second
+    between = (first + second) / 2 / mean_energy(teacher)
+    run = train_tiny(tmp_path, residual={**DOCUMENT["residual"], "stop": {"energy": between, "max_stages": 3}})
+    assert run.stages() == ["student", "residual1", "residual2"]
+
+
+def test_a_res_student_is_measured_on_top_of_all_stages_before_it(tiny_run: Run) -> None:
+    lines = [json.loads(line) for line in (tiny_run.folder / "metrics.jsonl").read_text().splitlines()]
+    last = {line["step"]: line["dv/accuracy"] for line in lines}
+    figures = evaluate(tiny_run, quiet=True).dv
+    assert [last[step] for step in tiny_run.stages()] == [network.accuracy for network in figures.sums]
 
 
 def test_the_last_model_is_used_for_all_later_res_students(tmp_path: Path) -> None:
