@@ -1,7 +1,7 @@
 # The serving image: cascade, server and bench, no torch.
 #   docker build -t rescade .                            GPU; CUDA and cuDNN come as wheels, the host brings the driver
 #   docker build -t rescade:cpu --build-arg DEVICE=cpu .
-#   docker run --rm -p 8000:8000 --read-only -v ./bundles/cifar10:/bundle:ro rescade:cpu /bundle
+#   docker run --rm -p 8000:8000 --read-only -v ./bundles/digits:/bundle:ro rescade:cpu /bundle
 ARG BASE_IMAGE=python:3.12-slim
 
 FROM ${BASE_IMAGE} AS build
