@@ -15,7 +15,7 @@ COPY server server
 COPY training training
 COPY export export
 COPY bench bench
-# The plain package asks for onnxruntime-gpu, which runs on a CPU too, but is ten times the size of the CPU build.
+# The plain package asks for onnxruntime-gpu, which runs on a CPU too; the CPU build leaves the CUDA code out.
 RUN case "$DEVICE" in \
       gpu) /opt/rescade/bin/pip install '.[gpu]' ;; \
       cpu) /opt/rescade/bin/pip install . \

@@ -52,14 +52,24 @@ def _weight(name: str, array: NDArray[Any]) -> bytes:
     return _message(*((1, side) for side in array.shape), (2, FLOAT), (8, name), (9, array.astype("<f4").tobytes()))
 
 
+def _weight_outside(name: str, array: NDArray[Any]) -> bytes:
+    place = _message((1, "location"), (2, f"{name}.bin"))
+    return _message(*((1, side) for side in array.shape), (2, FLOAT), (8, name), (13, place), (14, 1))
+
+
 def _value(name: str, *shape: int | str) -> bytes:
     sides = [_message((1, side) if isinstance(side, int) else (2, side)) for side in shape]
     tensor = _message((1, FLOAT), (2, _message(*((1, side) for side in sides))))
     return _message((1, name), (2, _message((1, tensor))))
 
 
-def onnx_model(seed: int = 0, size: int = 8, classes: int = 4, width: int = 6, batch: int | str = "N") -> bytes:
-    """An ONNX file: 3x3 convolution, ReLU, linear; input `image` (N, 3, size, size), output `logits` (N, K)."""
+def onnx_model(
+    seed: int = 0, size: int = 8, classes: int = 4, width: int = 6, batch: int | str = "N", outside: str = ""
+) -> bytes:
+    """An ONNX file: 3x3 convolution, ReLU, linear; input `image` (N, 3, size, size), output `logits` (N, K).
+
+    The weight that `outside` names, if any, lies in a file beside the model, NAME.bin.
+    """
     random = np.random.default_rng(seed)
     weights = {
         "w": random.normal(size=(width, 3, 3, 3)) * 0.5,
@@ -76,7 +86,7 @@ def onnx_model(seed: int = 0, size: int = 8, classes: int = 4, width: int = 6, b
     graph = _message(
         *((1, node) for node in nodes),
         (2, "tiny"),
-        *((5, _weight(name, array)) for name, array in weights.items()),
+        *((5, (_weight_outside if name == outside else _weight)(name, array)) for name, array in weights.items()),
         (11, _value("image", batch, 3, size, size)),
         (12, _value("logits", batch, classes)),
     )

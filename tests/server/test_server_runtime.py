@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -75,6 +77,14 @@ def test_other_names_in_the_graph_are_refused() -> None:
     manifest = bundle.manifest.model_copy(update={"stages": (renamed,)})
     with pytest.raises(BundleError, match=r"stages\[0\].input: the manifest says picture"):
         OnnxRuntime(Bundle(manifest, bundle.models))
+
+
+def test_weights_outside_the_verified_bytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = onnx_model(outside="v")
+    (tmp_path / "v.bin").write_bytes(np.zeros((6 * 64, 4), "<f4").tobytes())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BundleError, match=r"stages\[0\].file: onnxruntime cannot load it"):
+        OnnxRuntime(Bundle(tiny_manifest([model]), (model,)))
 
 
 def test_bytes_that_are_no_graph_are_refused() -> None:
