@@ -73,6 +73,15 @@ def train(step: Step, method: Method, data: Data, device: Device, log: Log) -> N
         run.one_epoch(log)
 
 
+def parameter_groups(parameters: list[nn.Parameter], schedule: Schedule) -> list[dict[str, Any]]:
+    """What weight decay shrinks: everything, or only what has more than one dimension."""
+    if schedule.decay_norms:
+        return [{"params": parameters}]
+    vectors = [parameter for parameter in parameters if parameter.ndim < 2]
+    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
+    return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+
+
 class _Run:
     """A step under way: what a checkpoint has to hold, and how to go on from it."""
 
@@ -81,7 +90,7 @@ class _Run:
         self.step, self.method, self.data, self.device = step, method, data, device
         self.parameters = list(method.trainable())
         self.optimizer = torch.optim.SGD(
-            self.parameters,
+            parameter_groups(self.parameters, schedule),
             lr=schedule.lr,
             momentum=schedule.momentum,
             nesterov=schedule.nesterov,

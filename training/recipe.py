@@ -118,6 +118,8 @@ class Schedule(Frozen):
         warmup: share of the run that `one_cycle` climbs.
         milestones: shares of the run after which `step` divides by ten.
         momentum, nesterov, weight_decay: of SGD.
+        decay_norms: let the weight decay shrink biases and batch norm's parameters too, as the papers do. It can shrink
+            a res-student whose labels judge the sum to nothing, since the stages before it leave small gradients.
         clip: largest gradient norm; 0 is off.
     """
 
@@ -130,6 +132,7 @@ class Schedule(Frozen):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    decay_norms: bool = True
     clip: Annotated[float, Field(ge=0)] = 0.0
 
 

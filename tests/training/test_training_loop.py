@@ -19,8 +19,9 @@ from training.data import Batches
 from training.device import Device
 from training.evaluate import labels_of, logits_of
 from training.log import Log
-from training.loop import seed_for, train
+from training.loop import parameter_groups, seed_for, train
 from training.methods.base import Networks, find
+from training.recipe import Schedule
 from training.schedule import learning_rate
 
 pytestmark = pytest.mark.train
@@ -270,6 +271,19 @@ def test_processes_but_the_first_write_nothing(tmp_path: Path, monkeypatch: pyte
         log.advance("student", 1, {})
         log.epoch("student", 1, {"dv/accuracy": 0.5}, 100.0)
     assert not list(tmp_path.iterdir())
+
+
+def test_weight_decay_can_leave_vectors_alone() -> None:
+    matrix, vector = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))
+    for decay_norms, kept in ((True, 0.5), (False, 1.0)):
+        schedule = Schedule(lr=1.0, momentum=0.0, weight_decay=0.5, decay_norms=decay_norms)
+        optimizer = torch.optim.SGD(parameter_groups([matrix, vector], schedule), lr=1.0, weight_decay=0.5)
+        matrix.data.fill_(1)
+        vector.data.fill_(1)
+        matrix.grad, vector.grad = torch.zeros(2, 2), torch.zeros(2)
+        optimizer.step()
+        assert (matrix.data == 0.5).all()
+        assert (vector.data == kept).all()
 
 
 def test_the_default_schedule_of_these_tests_is_a_valid_one() -> None:
