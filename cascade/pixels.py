@@ -1,10 +1,12 @@
 """From a decoded image to a stage's input: one implementation for training, export and serving.
 
-Training decodes its data sets with `to_pixels` and the server decodes requests with it, so the two cannot drift apart.
+Training decodes its data sets with `to_pixels` and the server decodes requests with it, so the two cannot drift apart;
+`fit` is its second half, for pixels that something else has decoded.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,8 +34,29 @@ def to_pixels(image: Image.Image, rule: Preprocess) -> Pixels:
     Raises:
         BadImage: an image without area, or one whose short side would have to be stretched without bound.
     """
-    rgb = _resized(to_rgb(ImageOps.exif_transpose(image)), rule)
-    return np.ascontiguousarray(np.asarray(rgb, np.uint8).transpose(2, 0, 1))
+    return _planes(np.asarray(_resized(to_rgb(ImageOps.exif_transpose(image)), rule), np.uint8))
+
+
+def fit(rgb: Pixels, rule: Preprocess) -> Pixels:
+    """Resize and crop, as `to_pixels` does, what is decoded, upright and RGB already.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        rule: the bundle's preprocessing.
+
+    Returns:
+        (3, size, size) uint8.
+
+    Raises:
+        BadImage: an image without area, or one whose short side would have to be stretched without bound.
+    """
+    if rule.resize == "stretch" and rgb.shape == (rule.size, rule.size, 3):
+        return _planes(rgb)
+    return _planes(np.asarray(_resized(Image.fromarray(rgb), rule), np.uint8))
+
+
+def _planes(rgb: Pixels) -> Pixels:
+    return np.ascontiguousarray(rgb.transpose(2, 0, 1))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -90,14 +113,20 @@ def normalise(pixels: Pixels | Sequence[Pixels], rule: Preprocess) -> NDArray[np
         (B, 3, H, W) float32.
     """
     scale, shift = scale_and_shift(rule)
-    result = np.asarray(pixels, np.uint8).astype(np.float32)
-    result *= scale
+    result: NDArray[np.float32] = np.multiply(pixels, scale, dtype=np.float32)
     result += shift
     return result
 
 
 def scale_and_shift(rule: Preprocess) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The two (1, 3, 1, 1) float32 arrays of `normalise`: 1 / (255 std) and -mean / std."""
-    mean = np.asarray(rule.mean, np.float64).reshape(1, 3, 1, 1)
-    std = np.asarray(rule.std, np.float64).reshape(1, 3, 1, 1)
+    return _scale_and_shift(rule.mean, rule.std)
+
+
+@functools.cache
+def _scale_and_shift(
+    means: tuple[float, float, float], stds: tuple[float, float, float]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    mean = np.asarray(means, np.float64).reshape(1, 3, 1, 1)
+    std = np.asarray(stds, np.float64).reshape(1, 3, 1, 1)
     return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -26,27 +25,12 @@ from tests.serving import RESCADE, ROOT, served
 pytestmark = pytest.mark.slow
 
 BUNDLE = Path(os.environ.get("CIFAR10_BUNDLE", ROOT / "bundles" / "cifar10"))
-UNPACKED = Path("~/.cache/rescade/cifar10/test").expanduser()
-ARCHIVE = ROOT.parent / "shared" / "data" / "cifar10.tar.xz"
 
 
 @pytest.fixture(autouse=True)
 def _bundle_is_there() -> None:
     if not BUNDLE.is_dir():
         pytest.skip(f"there is no bundle at {BUNDLE}")
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = UNPACKED
-    if not folder.is_dir():
-        if not ARCHIVE.is_file():
-            pytest.skip(f"the CIFAR-10 images are not at {UNPACKED}")
-        with tarfile.open(ARCHIVE) as archive:
-            unpacked = tmp_path_factory.mktemp("cifar10")
-            archive.extractall(unpacked, filter="data")
-        folder = unpacked / "test"
-    return sorted(folder.glob("*/*.jpg"))
 
 
 def replayed(read: Bundle, images: list[Path]) -> Replay:
@@ -61,22 +45,22 @@ def replayed(read: Bundle, images: list[Path]) -> Replay:
     return replay(rows, read.manifest.exit.threshold, read.manifest.exit.definition)
 
 
-def test_every_test_image_gets_the_label_and_the_exit_of_replay(images: list[Path], tmp_path: Path) -> None:
+def test_every_test_image_gets_the_label_and_the_exit_of_replay(cifar10_images: list[Path], tmp_path: Path) -> None:
     read = bundle.read(BUNDLE)
-    expected = replayed(read, images)
+    expected = replayed(read, cifar10_images)
     command = [*RESCADE, "serve", str(BUNDLE), "--workers", "2", "--log-level", "error"]
     with served(command, tmp_path / "log") as url:
-        found = asyncio.run(ask_all(url, [path.read_bytes() for path in images]))
+        found = asyncio.run(ask_all(url, [path.read_bytes() for path in cifar10_images]))
     assert [label for label, _ in found] == [read.manifest.labels[place] for place in expected.classes]
     assert [stage for _, stage in found] == expected.stages.tolist()
 
 
-def test_the_manifest_says_what_the_bundle_does_on_the_test_images(images: list[Path]) -> None:
+def test_the_manifest_says_what_the_bundle_does_on_the_test_images(cifar10_images: list[Path]) -> None:
     read = bundle.read(BUNDLE)
     figures = read.manifest.test
     assert figures is not None
-    found = replayed(read, images)
-    labels = np.array([read.manifest.labels.index(path.parent.name) for path in images])
+    found = replayed(read, cifar10_images)
+    labels = np.array([read.manifest.labels.index(path.parent.name) for path in cifar10_images])
     assert found.accuracy(labels) == pytest.approx(figures.adaptive.accuracy, abs=2e-4)
     assert found.mean_cost(read.manifest.costs()) == pytest.approx(figures.adaptive.macs, rel=1e-3)
 

@@ -6,14 +6,17 @@ import contextlib
 import io
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from cascade.errors import BadImage, TooLarge
+from cascade.manifest import Preprocess
 from cascade.pixels import to_pixels
-from server.images import FORMATS, read_image
+from server.images import FORMATS, light, read_image
 from tests.builders import encoded, random_photo, tiny_bundle
 
 RULE = tiny_bundle(1).manifest.preprocess
@@ -129,3 +132,49 @@ def test_an_image_too_narrow_to_crop_is_refused_in_words() -> None:
     rule = RULE.model_copy(update={"resize": "short_side", "resize_to": 8, "crop": "center"})
     with pytest.raises(BadImage, match="too narrow"):
         read_image(encoded(random_photo(width=400, height=2)), rule, 10_000)
+
+
+def by_pillow(data: bytes) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(data)) as image:
+        return to_pixels(image, RULE)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("quality", [5, 75, 95, 100])
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (8, 8), (17, 40), (333, 200)])
+def test_a_jpeg_has_the_pixels_that_pillow_gives_it(
+    width: int, height: int, quality: int, subsampling: int, progressive: bool
+) -> None:
+    photo = random_photo(quality, (width + 3) // 4, (height + 3) // 4).resize((width, height))
+    data = encoded(photo, "JPEG", quality=quality, subsampling=subsampling, progressive=progressive)
+    assert np.array_equal(read_image(data, RULE, 10**6), by_pillow(data))
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_a_turned_jpeg_is_set_upright_as_pillow_does_it(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(random_photo(3, 30, 20), "JPEG", exif=exif)
+    assert np.array_equal(read_image(data, RULE, 10**6), by_pillow(data))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
+def test_jpegs_of_other_colour_spaces_have_the_pixels_that_pillow_gives_them(mode: str) -> None:
+    options = {"keep_rgb": True} if mode == "RGB" else {}
+    data = encoded(random_photo(4).convert(mode), "JPEG", **options)
+    assert np.array_equal(read_image(data, RULE, 10**6), by_pillow(data))
+
+
+@pytest.mark.slow
+def test_ten_thousand_real_jpegs_have_the_pixels_that_pillow_gives_them(cifar10_images: list[Path]) -> None:
+    rule = Preprocess(size=32, mean=(0, 0, 0), std=(1, 1, 1))
+    for path in cifar10_images:
+        with Image.open(path) as image:
+            assert np.array_equal(read_image(path.read_bytes(), rule, 10**6), to_pixels(image, rule)), path
+
+
+def test_only_a_jpegs_header_says_at_once_how_large_it_is() -> None:
+    assert light(encoded(random_photo(), "JPEG")) == 23 * 17
+    assert light(encoded(random_photo(), "PNG")) is None
+    assert light(b"\xff\xd8\xff nothing") is None
