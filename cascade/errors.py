@@ -119,9 +119,18 @@ class NotReady(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """More work is in flight than the limits allow."""
+    """More work is in flight than the limits allow.
+
+    Args:
+        message: what is full, and what to do.
+        retry_after_s: seconds until there will be room, as far as the server can tell.
+    """
 
     code = "overloaded"
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class DeadlineExceeded(ServiceError):

@@ -3,58 +3,65 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope
 
 from cascade import bundle
 from cascade.errors import CascadeError
-from server.engine import Engine
 from server.logs import configure
 from server.metrics import Metrics, shared_folder
-from server.middleware import Observe, error_response
+from server.middleware import CLIENT_CLOSED_REQUEST, Observe, Reply, error_reply, failure
+from server.models import Model, Models
 from server.predict import Predictor
 from server.routes import router
 from server.runtime import OnnxRuntime, Runtime
-from server.scheduler import Limits
 from server.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
-RETRY_AFTER_S = "1"
-CLIENT_CLOSED_REQUEST = 499
+FLUSH_S = 0.05
 
 
 class Service:
-    """Everything that serves one bundle.
+    """Everything that serves some models.
 
     Args:
         settings: limits.
-        runtime: runs the networks.
+        runtimes: run the models' networks; the first is asked where no name is.
 
     Attributes:
         failure: what ended the warm-up, if something did.
     """
 
-    def __init__(self, settings: ServerSettings, runtime: Runtime) -> None:
-        limits = Limits(settings.max_queue, settings.max_batch, settings.max_wait_ms / 1000)
-        self.manifest_json = json.dumps(runtime.manifest.document()).encode()
-        self.metrics = Metrics(len(runtime.manifest.stages), shared_folder())
-        self.engine = Engine(runtime, limits, self.metrics)
-        self.predictor = Predictor(settings, runtime.manifest, self.engine)
+    def __init__(self, settings: ServerSettings, runtimes: Sequence[Runtime]) -> None:
+        self.metrics = Metrics(shared_folder(), _soon)
+        self.models = Models([Model(settings, runtime, self.metrics) for runtime in runtimes])
+        self.predictor = Predictor(settings, self.models)
         self.failure: Exception | None = None
         self.warmed = asyncio.Event()
+        self._draining = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether every stage of every model is warm and no drain has begun."""
+        return not self._draining and all(model.engine.ready for model in self.models.all())
+
+    def drain(self) -> None:
+        """Turn not ready; what is in hand, and what still arrives, is answered."""
+        self._draining = True
 
     async def warm_up(self) -> None:
         """Warm every stage, and note whether that worked."""
         try:
-            await self.engine.warm_up()
+            for model in self.models.all():
+                await model.engine.warm_up()
         except Exception as error:
             logger.exception("warm-up failed")
             self.failure = error
@@ -63,7 +70,13 @@ class Service:
     def close(self) -> None:
         """End every thread."""
         self.predictor.close()
-        self.engine.close()
+        for model in self.models.all():
+            model.engine.close()
+        self.metrics.flush()
+
+
+def _soon(flush: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_later(FLUSH_S, flush)
 
 
 def open_runtime(settings: ServerSettings) -> Runtime:
@@ -84,16 +97,20 @@ def create_app(settings: ServerSettings, runtime: Runtime | None = None) -> Fast
         runtime: runs the networks; default the bundle of the settings on onnxruntime, opened at start-up.
     """
 
+    async def predict(scope: Scope, receive: Receive) -> Reply:
+        service: Service = app.state.service
+        return await service.predictor.answer(scope, receive)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         opened = await asyncio.to_thread(open_runtime, settings) if runtime is None else runtime
-        service = Service(settings, opened)
+        service = Service(settings, [opened])
         app.state.service = service
         warming = asyncio.create_task(service.warm_up())
         try:
             yield
         finally:
-            service.engine.drain()
+            service.drain()
             await warming
             service.close()
 
@@ -108,7 +125,7 @@ def create_app(settings: ServerSettings, runtime: Runtime | None = None) -> Fast
     app.add_exception_handler(CascadeError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
-    app.add_middleware(Observe)
+    app.add_middleware(Observe, handlers={"/predict": predict})
     return app
 
 
@@ -122,19 +139,21 @@ def from_environment() -> FastAPI:
 async def _answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, CascadeError), "registered for nothing else"
     request.scope["rescade"].fields["error"] = error.code
-    headers = {"Retry-After": RETRY_AFTER_S} if error.status == HTTPStatus.SERVICE_UNAVAILABLE else None
-    return error_response(error.status, error.code, str(error), headers)
+    return error_reply(error).response()
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), "registered for nothing else"
     path, headers = request.url.path, dict(error.headers or {})
+    code, message = "http_error", str(error.detail)
     if error.status_code == HTTPStatus.NOT_FOUND:
-        return error_response(404, "not_found", f"there is nothing at {path}: see /docs", headers)
-    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        code, message = "not_found", f"there is nothing at {path}: see /docs"
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        code = "method_not_allowed"
         message = f"{request.method} is not for {path}: use {headers.get('Allow', headers.get('allow'))}"
-        return error_response(405, "method_not_allowed", message, headers)
-    return error_response(error.status_code, "http_error", str(error.detail), headers)
+    response = failure(error.status_code, code, message).response()
+    response.headers.update(headers)
+    return response
 
 
 async def _answer_nobody(request: Request, error: Exception) -> Response:

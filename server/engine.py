@@ -1,8 +1,11 @@
-"""The asyncio shell around the scheduler: the real clock, a future for each request, threads that run the networks.
+"""The asyncio shell around the scheduler: the real clock, a future for each request, and the networks' runs.
 
-All bookkeeping happens on the event loop, so nothing here is locked. A thread is handed a batch of rows and gives back
-new rows; it touches no other state. A request that goes away, by cancellation, disconnection or deadline, takes its own
-samples out and no others; a network that fails fails the samples of that batch and no others.
+All bookkeeping happens on the event loop, so nothing here is locked. A network that takes no longer than a couple of
+milliseconds on the CPU is run on the loop itself, between two rounds of reading and writing: handing it to a thread and
+back takes as long as a light network does, and there is no other core to run it on. Anything slower, and every GPU, is
+run in a thread, which is handed a batch of rows and gives back new rows; it touches no other state. A request that goes
+away, by cancellation, disconnection or deadline, takes its own samples out and no others; a network that fails fails
+the samples of that batch and no others.
 """
 
 from __future__ import annotations
@@ -12,22 +15,27 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cascade.combine import EnergyDefinition, first, join
-from cascade.errors import DeadlineExceeded, NotReady, StageFailed
+from cascade.errors import DeadlineExceeded, NotReady, Overloaded, StageFailed
 from cascade.exits import Floats, Scores, exits
-from server.metrics import Metrics
+from server.costs import Costs
+from server.metrics import Metrics, ModelMetrics
 from server.runtime import Runtime
-from server.scheduler import Batch, Limits, Scheduler
+from server.scheduler import Batch, Departure, Limits, Scheduler
 
 logger = logging.getLogger(__name__)
 
+INLINE_S = 0.002  # the longest run of a network, and of a batch of them, that the event loop may be held for
+NEVER = float("inf")
+NOTHING = np.empty(0, np.float32)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What the cascade says about one image.
 
@@ -36,30 +44,44 @@ class Outcome:
         stage: where the sample left.
         energy: the energy that was tested there.
         run_s: seconds spent in the networks, with its batch mates.
+        truncated: whether it left because time ran out, before the exit rule let it.
     """
 
     logits: Floats
     stage: int
     energy: float
     run_s: float
+    truncated: bool = False
 
 
-@dataclass
+@dataclass(slots=True)
 class _Sample:
     request: _Request
     position: int
     image: Floats
     threshold: float
     logits: Floats
+    joined: float
+    stage: int = 0
     energy: float = 0.0
     run_s: float = 0.0
 
+    def outcome(self, stage: int, truncated: bool = False) -> Outcome:
+        return Outcome(self.logits, stage, self.energy, self.run_s, truncated)
 
-@dataclass
+
+@dataclass(slots=True)
 class _Request:
     future: asyncio.Future[None]
     left: int
     outcomes: list[Outcome | None]
+
+    def settle(self, position: int, outcome: Outcome) -> None:
+        """Take one outcome; the last one answers the request."""
+        self.outcomes[position] = outcome
+        self.left -= 1
+        if self.left == 0 and not self.future.done():
+            self.future.set_result(None)
 
 
 @dataclass(frozen=True)
@@ -78,36 +100,76 @@ class Engine:
         limits: of the scheduler.
         metrics: told of every batch and exit.
         clock: seconds, steady.
+        inline: whether light networks may run on the event loop: on a CPU they may.
     """
 
     def __init__(
-        self, runtime: Runtime, limits: Limits, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+        self,
+        runtime: Runtime,
+        limits: Limits,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+        inline: bool = False,
     ) -> None:
         self._runtime = runtime
+        self._limits = limits
         self._definition: EnergyDefinition = runtime.manifest.exit.definition
-        self._scheduler = Scheduler(len(runtime.manifest.stages), limits)
-        self._metrics = metrics
+        self._metrics: ModelMetrics = metrics.of_model(runtime.manifest.name, runtime.manifest.costs())
         self._clock = clock
         self._samples: dict[int, _Sample] = {}
         self._thread = ThreadPoolExecutor(1, "run")
+        self._may_inline, self._inline = inline, False
         self._busy = False
+        self._pump_is_due = False
         self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = NEVER
         self._warm = False
         self._draining = False
+        self.costs = Costs.unknown(len(runtime.manifest.stages))
+        self._scheduler = Scheduler(len(runtime.manifest.stages), limits)
 
     @property
     def ready(self) -> bool:
         """Whether every stage is warm and no drain has begun."""
         return self._warm and not self._draining
 
+    @property
+    def inline(self) -> bool:
+        """Whether the networks run on the event loop."""
+        return self._inline
+
+    @property
+    def in_hand(self) -> int:
+        """Samples waiting or running."""
+        return len(self._scheduler)
+
     def drain(self) -> None:
         """Turn not ready; what is in hand, and what still arrives, is answered."""
         self._draining = True
 
     async def warm_up(self) -> None:
-        """Run every stage once at every batch size, then turn ready."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._runtime.warm_up)
+        """Run every stage at every batch size and note how long each takes, then turn ready."""
+        self.costs = await asyncio.get_running_loop().run_in_executor(self._thread, self._runtime.warm_up)
+        stages = len(self._runtime.manifest.stages)
+        slowest = max(self.costs.run(stage, 1) for stage in range(stages))
+        self._inline = self._may_inline and slowest <= INLINE_S
+        limits = self._limits
+        if self._inline and slowest:
+            limits = replace(limits, max_batch=max(1, min(limits.max_batch, int(INLINE_S / slowest))))
+        self._scheduler = Scheduler(stages, limits, self.costs)
         self._warm = True
+        logger.info("warm", extra={"fields": self.describe()})
+
+    def describe(self) -> dict[str, object]:
+        """What the warm-up found, for the log and for people."""
+        milliseconds = [[round(seconds * 1000, 4) for seconds in row] for row in self.costs.seconds]
+        return {
+            "model": self._runtime.manifest.name,
+            "version": self._runtime.manifest.version,
+            "inline": self._inline,
+            "batch_sizes": list(self.costs.sizes),
+            "run_ms": milliseconds,
+        }
 
     def close(self) -> None:
         """End the thread. No request may be in hand."""
@@ -125,7 +187,12 @@ class Engine:
             raise NotReady("the networks are still warming up: try again in a second")
 
     async def predict(
-        self, images: Floats, threshold: float, max_stage: int | None = None, deadline: float = float("inf")
+        self,
+        images: Floats,
+        threshold: float,
+        max_stage: int | None = None,
+        deadline: float = NEVER,
+        may_truncate: bool = False,
     ) -> Sequence[Outcome]:
         """Run the cascade over one request's images, in company with other requests' images.
 
@@ -134,24 +201,34 @@ class Engine:
             threshold: energy to be exceeded.
             max_stage: the last stage that may run.
             deadline: on the engine's clock.
+            may_truncate: whether an answer of fewer stages is better than none when time runs out.
 
         Raises:
             NotReady: warm-up has not ended.
-            Overloaded: too many images are in hand.
+            Overloaded: too many images are in hand, or they take until after the deadline.
             DeadlineExceeded: the answer would come too late.
             StageFailed: a network could not be run.
         """
         self.check_ready()
-        ids = self._scheduler.submit(self._clock(), deadline, len(images), max_stage)
-        request = _Request(asyncio.get_running_loop().create_future(), len(images), [None] * len(images))
-        nothing = np.empty(0, np.float32)
-        for position, id_ in enumerate(ids):
-            self._samples[id_] = _Sample(request, position, images[position], threshold, nothing)
+        now = self._clock()
         try:
-            self._pump()
+            ids = self._scheduler.submit(now, deadline, len(images), max_stage, may_truncate)
+        except Overloaded:
+            self._metrics.left("refused", len(images))
+            raise
+        self._metrics.admitted(len(images))
+        request = _Request(asyncio.get_running_loop().create_future(), len(images), [None] * len(images))
+        for position, id_ in enumerate(ids):
+            self._samples[id_] = _Sample(request, position, images[position], threshold, NOTHING, now)
+        try:
+            self._pump_soon()
             await request.future
+        except asyncio.CancelledError:
+            self._metrics.left("cancelled", self._scheduler.cancel(ids))
+            raise
         finally:
-            self._forget(ids)
+            if request.left:
+                self._forget(ids)
         return [outcome for outcome in request.outcomes if outcome is not None]
 
     def _forget(self, ids: range) -> None:
@@ -160,35 +237,70 @@ class Engine:
             self._samples.pop(id_, None)
         self._metrics.queued(self._scheduler.depths(), len(self._scheduler))
 
+    def _pump_soon(self) -> None:
+        """Look for work once whatever else has arrived in this round of the loop is read, so that it is merged."""
+        if not self._pump_is_due:
+            self._pump_is_due = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
     def _pump(self) -> None:
         """Start what is due, let go what is late, and set the alarm for what comes next."""
-        for id_ in self._scheduler.expire(now := self._clock()):
-            self._fail(
-                (id_,), DeadlineExceeded("the answer did not come in time: send fewer images, or try again later")
-            )
+        self._pump_is_due = False
+        now = self._clock()
+        for departure in self._scheduler.expire(now):
+            self._let_go(departure)
         if not self._busy and (batch := self._scheduler.next_batch(now)) is not None:
-            self._start(batch)
+            self._start(batch, now)
         self._metrics.queued(self._scheduler.depths(), len(self._scheduler))
         self._set_alarm()
 
+    def _let_go(self, departure: Departure) -> None:
+        """Answer a sample whose time is up: with what it has, if that is wanted, or with an error."""
+        sample = self._samples[departure.id]
+        if departure.truncated:
+            del self._samples[departure.id]
+            self._metrics.left("truncated")
+            sample.request.settle(sample.position, sample.outcome(sample.stage, truncated=True))
+            return
+        self._metrics.left("deadline")
+        message = "the answer did not come in time: send fewer images, allow a truncated answer, or try again later"
+        self._fail((departure.id,), DeadlineExceeded(message))
+
     def _set_alarm(self) -> None:
+        """Have `_pump` called when the scheduler next has something; an alarm that rings too early does no harm."""
+        wake_at = self._scheduler.wake_at(can_run=not self._busy)
+        if wake_at is None or wake_at >= self._rings_at or self._pump_is_due:
+            return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        wake_at = self._scheduler.wake_at(can_run=not self._busy)
-        if wake_at is not None and wake_at != float("inf"):
-            self._timer = asyncio.get_running_loop().call_later(max(0.0, wake_at - self._clock()), self._pump)
+        self._rings_at = wake_at
+        delay = max(0.0, wake_at - self._clock())
+        self._timer = asyncio.get_running_loop().call_later(delay, self._ring)
 
-    def _start(self, batch: Batch) -> None:
+    def _ring(self) -> None:
+        self._timer, self._rings_at = None, NEVER
+        self._pump()
+
+    def _start(self, batch: Batch, now: float) -> None:
         samples = [self._samples[id_] for id_ in batch.ids]
+        self._metrics.began(batch.stage, batch.reason, [now - sample.joined for sample in samples])
+        loop = asyncio.get_running_loop()
+        if self._inline:
+            done: asyncio.Future[_Ran] = loop.create_future()
+            try:
+                done.set_result(self._run(batch.stage, samples))
+            except Exception as error:
+                done.set_exception(error)
+            self._finish(batch, samples, done)
+            return
         self._busy = True
-        task = asyncio.get_running_loop().run_in_executor(self._thread, self._run, batch.stage, samples)
+        task = loop.run_in_executor(self._thread, self._run, batch.stage, samples)
         task.add_done_callback(lambda done: self._finish(batch, samples, done))
 
     def _run(self, stage: int, samples: list[_Sample]) -> _Ran:
         """Run one stage over one batch; called in the thread, on samples that nothing else changes meanwhile."""
         began = time.perf_counter()
-        output = self._runtime.run(stage, np.stack([sample.image for sample in samples]))
+        output = self._runtime.run(stage, [sample.image for sample in samples])
         seconds = time.perf_counter() - began
         if output.shape != (wanted := (len(samples), len(self._runtime.manifest.labels))):
             raise ValueError(f"stage {stage} gave logits of shape {output.shape}, not {wanted}")
@@ -210,24 +322,26 @@ class Engine:
             logger.error("stage failed", exc_info=error, extra={"fields": {"stage": batch.stage}})
             failure = StageFailed(f"stage {batch.stage} could not be run; the log says why")
             failure.__cause__ = error
+            self._scheduler.give_up(batch)
+            self._metrics.left("failed", len(batch.ids))
             self._fail(batch.ids, failure)
         else:
             self._settle(batch, samples, done.result())
-        self._pump()
+        self._pump_soon()
 
     def _settle(self, batch: Batch, samples: list[_Sample], ran: _Ran) -> None:
+        now = self._clock()
         for row, sample in enumerate(samples):
             sample.logits, sample.energy = ran.logits[row], float(ran.energies[row])
+            sample.stage, sample.joined = batch.stage, now
             sample.run_s += ran.seconds
-        answered = self._scheduler.advance(batch, ran.exits.tolist(), self._clock())
-        self._metrics.ran(batch.stage, len(batch.ids), ran.seconds, len(answered))
+        waiting = self._scheduler.depths()
+        answered = self._scheduler.advance(batch, ran.exits.tolist(), now)
+        went_on = sum(self._scheduler.depths()) - sum(waiting)
+        self._metrics.ran(batch.stage, len(batch.ids), ran.seconds, len(answered), went_on)
         for id_ in answered:
             sample = self._samples.pop(id_)
-            request = sample.request
-            request.outcomes[sample.position] = Outcome(sample.logits, batch.stage, sample.energy, sample.run_s)
-            request.left -= 1
-            if request.left == 0 and not request.future.done():
-                request.future.set_result(None)
+            sample.request.settle(sample.position, sample.outcome(batch.stage))
 
     def _fail(self, ids: Sequence[int], error: Exception) -> None:
         """Answer the requests of these samples with an error; each takes its own samples out as it leaves."""

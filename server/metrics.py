@@ -1,19 +1,23 @@
-"""Counters and histograms, for one process or for several that share a folder.
+"""What the server counts, for one process or for several that share a folder.
 
 With several workers each writes its figures to a file of its own in `PROMETHEUS_MULTIPROC_DIR`, and whichever worker is
 asked sums them all. prometheus_client looks at that variable when it is imported, so the parent sets it before it
-starts a worker.
+starts a worker. Observations are collected by `server.tally` and handed over together.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+
+from server.scheduler import REASONS, Reason
+from server.tally import BatchedHistogram, Count, Level, Spread
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -27,60 +31,197 @@ class Metrics:
     """Everything the server counts.
 
     Args:
-        stage_count: stages of the cascade; each gets its own series from the start.
         folder: shared by the workers; default none, one process.
+        defer: called with a function that hands over what was counted, to be called soon; default at once.
     """
 
-    def __init__(self, stage_count: int, folder: Path | None = None) -> None:
-        self._folder = folder
+    def __init__(
+        self, folder: Path | None = None, defer: Callable[[Callable[[], None]], object] = lambda flush: flush()
+    ) -> None:
+        self._folder, self._defer, self._deferred = folder, defer, False
+        self._tallies: dict[tuple[str, ...], Count | Level | Spread] = {}
         self._registry = CollectorRegistry()
-        common: Any = {"namespace": "rescade", "registry": self._registry}
-        self._requests = Counter("requests", "Requests answered.", ["path", "method", "status"], **common)
-        self._latency = Histogram(
-            "request_seconds", "From the request line to the last byte.", ["path"], buckets=LATENCY_BUCKETS, **common
-        )
-        self._sizes = Histogram("batch_size", "Images in a run.", ["stage"], buckets=SIZE_BUCKETS, **common)
-        self._run = Histogram("run_seconds", "One run of a network.", ["stage"], buckets=RUN_BUCKETS, **common)
-        self._exits = Counter("exits", "Images answered at a stage.", ["stage"], **common)
-        self._depth = Gauge("queue_depth", "Images waiting.", ["stage"], multiprocess_mode="livesum", **common)
-        self._held = Gauge("images_in_flight", "Images waiting or running.", multiprocess_mode="livesum", **common)
-        self._in_flight = Gauge("requests_in_flight", "Requests in hand.", multiprocess_mode="livesum", **common)
-        self._stages = [str(stage) for stage in range(stage_count)]
-        for stage in self._stages:
-            for metric in (self._sizes, self._run, self._exits, self._depth):
-                metric.labels(stage)
+        self._requests = self._counter("requests", "Requests answered.", "path", "method", "status")
+        self._latency = self._histogram("request_seconds", "From the request line to the last byte.", "path")
+        self._in_flight = Level(self._gauge("requests_in_flight", "Requests in hand."))
+        self._tallies["requests_in_flight",] = self._in_flight
+        self._families = _Families(self)
 
     def arrived(self) -> None:
         """Count a request in."""
-        self._in_flight.inc()
+        self._in_flight.add(1)
+        self.touch()
 
     def answered(self, path: str, method: str, status: int, seconds: float) -> None:
         """Count a request out. `path` is a route of ours, so that strangers cannot invent series."""
-        self._in_flight.dec()
-        self._requests.labels(path, method, str(status)).inc()
-        self._latency.labels(path).observe(seconds)
+        self._in_flight.add(-1)
+        self.count(self._requests, path, method, str(status)).add()
+        self.spread(self._latency, LATENCY_BUCKETS, path).observe(seconds)
+        self.touch()
 
-    def ran(self, stage: int, size: int, seconds: float, answered: int) -> None:
-        """Count one run of a stage: images in it, seconds it took, images that left."""
-        name = self._stages[stage]
-        self._sizes.labels(name).observe(size)
-        self._run.labels(name).observe(seconds)
-        self._exits.labels(name).inc(answered)
+    def of_model(self, name: str, macs: Sequence[int]) -> ModelMetrics:
+        """The figures of one model: versions that follow each other share them.
 
-    def queued(self, depths: Sequence[int], held: int) -> None:
-        """Say how many images wait at each stage, and how many are in hand."""
-        for name, depth in zip(self._stages, depths, strict=True):
-            self._depth.labels(name).set(depth)
-        self._held.set(held)
+        Args:
+            name: of the model.
+            macs: of each stage.
+        """
+        return ModelMetrics(self, self._families, name, macs)
 
     def render(self) -> bytes:
         """Everything in Prometheus' text format, over all workers."""
+        return generate_latest(self._summed())
+
+    def collect(self) -> list[Metric]:
+        """Everything as metric families, over all workers."""
+        return list(self._summed().collect())
+
+    def flush(self) -> None:
+        """Hand over what was counted."""
+        self._deferred = False
+        for tally in self._tallies.values():
+            tally.flush()
+
+    def touch(self) -> None:
+        """See that what was just counted is handed over soon."""
+        if not self._deferred:
+            self._deferred = True
+            self._defer(self.flush)
+
+    def count(self, family: Counter, *labels: str) -> Count:
+        """A counter's series, made when it is first asked for."""
+        key = (family._name, *labels)
+        if (found := self._tallies.get(key)) is None:
+            found = self._tallies[key] = Count(family.labels(*labels))
+        assert isinstance(found, Count), "names are used once"
+        return found
+
+    def spread(self, family: BatchedHistogram, bounds: Sequence[float], *labels: str) -> Spread:
+        """A histogram's series."""
+        key = (family._name, *labels)
+        if (found := self._tallies.get(key)) is None:
+            found = self._tallies[key] = Spread(family.labels(*labels), bounds)
+        assert isinstance(found, Spread), "names are used once"
+        return found
+
+    def level(self, family: Gauge, *labels: str) -> Level:
+        """A gauge's series."""
+        key = (family._name, *labels)
+        if (found := self._tallies.get(key)) is None:
+            found = self._tallies[key] = Level(family.labels(*labels))
+        assert isinstance(found, Level), "names are used once"
+        return found
+
+    def _summed(self) -> CollectorRegistry:
+        self.flush()
         if self._folder is None:
-            return generate_latest(self._registry)
+            return self._registry
         forget_dead(self._folder, _living(self._folder))
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=str(self._folder))  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        return registry
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, namespace="rescade", registry=self._registry)
+
+    def _histogram(
+        self, name: str, text: str, *labels: str, buckets: Sequence[float] = LATENCY_BUCKETS
+    ) -> BatchedHistogram:
+        return BatchedHistogram(name, text, labels, namespace="rescade", registry=self._registry, buckets=buckets)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        common: Any = {"namespace": "rescade", "registry": self._registry, "multiprocess_mode": "livesum"}
+        return Gauge(name, text, labels, **common)
+
+
+class _Families:
+    """The metrics that models share, each with a label for the model."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        counter, histogram, gauge = metrics._counter, metrics._histogram, metrics._gauge
+        stage = ("model", "stage")
+        self.arrivals = counter("arrivals", "Images that a stage took into its queue.", *stage)
+        self.exits = counter("exits", "Images answered at a stage.", *stage)
+        self.batches = counter("batches", "Runs of a stage, by why the batch was released.", *stage, "reason")
+        self.queue = histogram("queue_seconds", "An image's wait for a stage.", *stage, buckets=RUN_BUCKETS)
+        self.run = histogram("run_seconds", "One run of a network.", *stage, buckets=RUN_BUCKETS)
+        self.sizes = histogram("batch_size", "Images in a run.", *stage, buckets=SIZE_BUCKETS)
+        self.spent = counter("macs", "Multiply-accumulates spent.", "model")
+        self.saved = counter("macs_saved", "Multiply-accumulates that later exits would have taken more.", "model")
+        self.left = counter("unanswered", "Images that left without the cascade's answer, by why.", "model", "reason")
+        self.asked = counter("inferences", "Requests to a model, by how they ended.", "model", "outcome")
+        self.asked_seconds = counter("inference_seconds", "Time these requests took.", "model", "outcome")
+        self.depth = gauge("queue_depth", "Images waiting.", *stage)
+        self.held = gauge("images_in_flight", "Images waiting or running.", "model")
+
+
+class _Stage:
+    """One stage's series, looked up once."""
+
+    def __init__(self, metrics: Metrics, families: _Families, model: str, stage: str) -> None:
+        self.arrivals = metrics.count(families.arrivals, model, stage)
+        self.exits = metrics.count(families.exits, model, stage)
+        self.batches = {reason: metrics.count(families.batches, model, stage, reason) for reason in REASONS}
+        self.queue = metrics.spread(families.queue, RUN_BUCKETS, model, stage)
+        self.run = metrics.spread(families.run, RUN_BUCKETS, model, stage)
+        self.sizes = metrics.spread(families.sizes, SIZE_BUCKETS, model, stage)
+        self.depth = metrics.level(families.depth, model, stage)
+
+
+class ModelMetrics:
+    """What is counted of one model; made by `Metrics.of_model`."""
+
+    def __init__(self, metrics: Metrics, families: _Families, name: str, macs: Sequence[int]) -> None:
+        self._metrics = metrics
+        self._stages = [_Stage(metrics, families, name, str(stage)) for stage in range(len(macs))]
+        self._macs, self._full = tuple(macs), sum(macs)
+        self._spent, self._saved = metrics.count(families.spent, name), metrics.count(families.saved, name)
+        reasons = ("refused", "truncated", "cancelled", "deadline", "failed")
+        self._left = {reason: metrics.count(families.left, name, reason) for reason in reasons}
+        self._asked = {word: metrics.count(families.asked, name, word) for word in ("success", "fail")}
+        self._seconds = {word: metrics.count(families.asked_seconds, name, word) for word in ("success", "fail")}
+        self._held = metrics.level(families.held, name)
+
+    def asked(self, worked: bool, seconds: float) -> None:
+        """Count a request to the model, and how long it took."""
+        word = "success" if worked else "fail"
+        self._asked[word].add()
+        self._seconds[word].add(seconds)
+        self._metrics.touch()
+
+    def began(self, stage: int, reason: Reason, waits: Iterable[float]) -> None:
+        """Count a batch that is about to run: why now, and how long each of its images has waited."""
+        series = self._stages[stage]
+        series.batches[reason].add()
+        for seconds in waits:
+            series.queue.observe(seconds)
+
+    def ran(self, stage: int, size: int, seconds: float, answered: int, went_on: int) -> None:
+        """Count one run of a stage: images in it, seconds it took, images that left and that wait for the next."""
+        series = self._stages[stage]
+        series.sizes.observe(size)
+        series.run.observe(seconds)
+        series.exits.add(answered)
+        self._spent.add(self._macs[stage] * size)
+        self._saved.add(answered * (self._full - sum(self._macs[: stage + 1])))
+        if went_on:
+            self._stages[stage + 1].arrivals.add(went_on)
+        self._metrics.touch()
+
+    def admitted(self, count: int) -> None:
+        """Count images that were let in."""
+        self._stages[0].arrivals.add(count)
+
+    def left(self, reason: str, count: int = 1) -> None:
+        """Count images that got no answer of the cascade: refused, truncated, cancelled, deadline or failed."""
+        self._left[reason].add(count)
+        self._metrics.touch()
+
+    def queued(self, depths: Sequence[int], held: int) -> None:
+        """Say how many images wait at each stage, and how many are in hand."""
+        for series, depth in zip(self._stages, depths, strict=True):
+            series.depth.set(depth)
+        self._held.set(held)
 
 
 def shared_folder() -> Path | None:

@@ -1,56 +1,111 @@
-"""Around every request: an id, a line in the log, the counts, and a plain answer where something unforeseen happens."""
+"""Around every request: an id, a line in the log, the counts, and a plain answer where something unforeseen happens.
+
+`POST /predict` is answered here and now, by whoever `create_app` names, without a walk through the framework's own
+layers, which take as long as a light network does. Everything else goes the usual way.
+"""
 
 from __future__ import annotations
 
-import json
+import itertools
 import logging
+import math
 import re
 import secrets
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
+import orjson
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cascade.errors import CascadeError
 from server.logs import request_id
 
 logger = logging.getLogger(__name__)
 
-PATHS = frozenset({"/predict", "/health/live", "/health/ready", "/bundle", "/metrics", "/docs", "/openapi.json"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 GOOD_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+CLIENT_CLOSED_REQUEST = 499
 
 
-@dataclass
+@dataclass(slots=True)
 class Record:
     """What is known of a request by its end.
 
     Attributes:
         id: the client's `X-Request-Id`, or one made here.
+        route: the path's pattern, as soon as it is known; strangers cannot make series of it.
         fields: for the log, beside method, path, status and duration.
     """
 
     id: str
+    route: str = "other"
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-def error_response(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer.
+
+    Attributes:
+        status: HTTP status.
+        body: all of it.
+        headers: beside content type and length; names in lower case.
+        media_type: of the body.
+    """
+
+    status: int
+    body: bytes
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    media_type: bytes = b"application/json"
+
+    async def send(self, send: Send) -> None:
+        """Send it."""
+        length = str(len(self.body)).encode()
+        headers = [(b"content-type", self.media_type), (b"content-length", length), *self.headers]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+    def response(self) -> Response:
+        """The same for the framework."""
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers}
+        return Response(self.body, self.status, headers, self.media_type.decode("latin-1"))
+
+
+Handler = Callable[[Scope, Receive], Awaitable[Reply]]
+
+
+def error_reply(error: CascadeError) -> Reply:
     """The one shape of every error."""
+    retry_after_s = getattr(error, "retry_after_s", 1.0)
+    headers = []
+    if error.status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
+        headers.append((b"retry-after", str(max(1, math.ceil(retry_after_s))).encode()))
+    return failure(error.status, error.code, str(error), headers)
+
+
+def failure(status: int, code: str, message: str, headers: list[tuple[bytes, bytes]] | None = None) -> Reply:
+    """An answer that is no success."""
     error = {"code": code, "message": message, "request_id": request_id.get()}
-    return Response(json.dumps({"error": error}), status, headers, "application/json")
+    return Reply(status, orjson.dumps({"error": error}), headers or [])
 
 
 class Observe:
-    """ASGI middleware that names, logs and counts requests.
+    """ASGI middleware that names, logs and counts requests, and answers some of them itself.
 
     Args:
-        app: what answers them; its state holds the service.
+        app: what answers the rest; its state holds the service.
+        handlers: by path, of POST requests.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, handlers: Mapping[str, Handler]) -> None:
         self._app = app
+        self._handlers = handlers
+        self._prefix, self._numbers = secrets.token_hex(5), itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and see to what surrounds it."""
@@ -58,7 +113,7 @@ class Observe:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        record = scope["rescade"] = Record(_id_of(Headers(scope=scope)))
+        record = scope["rescade"] = Record(self._id_of(scope))
         token = request_id.set(record.id)
         status = 0
 
@@ -66,30 +121,59 @@ class Observe:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = record.id
+                message["headers"] = [*message["headers"], (b"x-request-id", record.id.encode("latin-1"))]
             await send(message)
 
         metrics = scope["app"].state.service.metrics
         metrics.arrived()
         try:
-            await self._app(scope, receive, send_named)
+            await self._answer(scope, receive, send_named, record)
         except Exception:
             logger.exception("unforeseen error")
             if not status:
-                response = error_response(500, "internal", "the server made a mistake; its log has the request id")
-                await response(scope, receive, send_named)
+                reply = failure(500, "internal", "the server made a mistake; its log has the request id")
+                await reply.send(send_named)
         finally:
             seconds = time.perf_counter() - began
-            path = scope["path"] if scope["path"] in PATHS else "other"
             method = scope["method"] if scope["method"] in METHODS else "other"
-            metrics.answered(path, method, status, seconds)
-            line = {"method": scope["method"], "path": scope["path"], "status": status}
-            duration = {"duration_ms": round(seconds * 1000, 3)}
-            level = logging.INFO if path in ("/predict", "other") else logging.DEBUG
-            logger.log(level, "request", extra={"fields": {**line, **duration, **record.fields}})
+            metrics.answered(record.route, method, status, seconds)
+            self._log(scope, record, status, seconds)
             request_id.reset(token)
 
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
+        handler = self._handlers.get(scope["path"]) if scope["method"] == "POST" else None
+        if handler is None:
+            await self._app(scope, receive, send)
+            record.route = _pattern(scope)
+            return
+        record.route = scope["path"]
+        try:
+            reply = await handler(scope, receive)
+        except CascadeError as error:
+            record.fields["error"] = error.code
+            reply = error_reply(error)
+        except ClientDisconnect:
+            record.fields["error"] = "client_disconnected"
+            reply = Reply(CLIENT_CLOSED_REQUEST, b"")
+        await reply.send(send)
 
-def _id_of(headers: Headers) -> str:
-    given = headers.get("X-Request-Id", "")
-    return given if GOOD_ID.fullmatch(given) else secrets.token_hex(8)
+    def _log(self, scope: Scope, record: Record, status: int, seconds: float) -> None:
+        """A request that went well is told of at debug, so that a busy server is not busy with its log."""
+        level = logging.DEBUG if status < HTTPStatus.BAD_REQUEST else logging.INFO
+        if logger.isEnabledFor(level):
+            line = {"method": scope["method"], "path": scope["path"], "status": status}
+            duration = {"duration_ms": round(seconds * 1000, 3)}
+            logger.log(level, "request", extra={"fields": {**line, **duration, **record.fields}})
+
+    def _id_of(self, scope: Scope) -> str:
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                given: str = value.decode("latin-1")
+                if GOOD_ID.fullmatch(given):
+                    return given
+        return f"{self._prefix}-{next(self._numbers):x}"
+
+
+def _pattern(scope: Scope) -> str:
+    """The pattern that a path was matched with, or `other`."""
+    return getattr(scope.get("route"), "path", "other")

@@ -19,12 +19,14 @@ class Options:
         max_stage: the last stage that may run; None, or more than there are, for the last there is.
         top_k: how many classes to name, best first; more than there are names all.
         logits: whether to give the logits.
+        allow_truncated: whether an answer of the stages that ran is better than none when time runs out.
     """
 
     threshold: float | None = None
     max_stage: int | None = None
     top_k: int = 1
     logits: bool = False
+    allow_truncated: bool = False
 
 
 def read_options(text: Iterable[tuple[str, str]], values: Iterable[tuple[str, Any]] = ()) -> Options:
@@ -104,10 +106,12 @@ FROM_JSON: dict[str, Callable[[str, Any], Any]] = {
     "max_stage": _whole(0),
     "top_k": _whole(1),
     "logits": _flag,
+    "allow_truncated": _flag,
 }
 FROM_TEXT: dict[str, Callable[[str, str], Any]] = {
     "threshold": _parsed(float, FROM_JSON["threshold"]),
     "max_stage": _parsed(int, FROM_JSON["max_stage"]),
     "top_k": _parsed(int, FROM_JSON["top_k"]),
     "logits": _parsed(_truth, FROM_JSON["logits"]),
+    "allow_truncated": _parsed(_truth, FROM_JSON["allow_truncated"]),
 }

@@ -1,136 +1,173 @@
-"""One question, from its body to its answer: read, take apart, decode, run, write."""
+"""One question, from its body to its answer: read, take apart, decode, run, write.
+
+What is light, a small body of small JPEGs, is decoded on the event loop; everything else in a thread, so that one large
+photo does not hold up the small ones.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
+from urllib.parse import parse_qsl
 
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.types import Receive
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope
 
-from cascade.errors import DeadlineExceeded, Overloaded, SlowRequest, TooLarge, UnsupportedType
+from cascade.errors import CascadeError, DeadlineExceeded, RequestError
 from cascade.exits import Floats
-from cascade.manifest import Manifest
-from server.codec import Caps, decode, encode, read_question
-from server.engine import Engine
-from server.middleware import Record
+from server.codec import Caps, Question, decode, encode, read_question
+from server.engine import Outcome
+from server.intake import Intake
+from server.middleware import Record, Reply
+from server.models import Model, Models
 from server.options import Options
 from server.settings import ServerSettings
 
+T = TypeVar("T")
 
-@dataclass
-class _Place:
-    """What one request holds: a place among those in hand, and the bytes of its body."""
+LIGHT_BYTES = 65536
 
-    size: int = 0
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said to one question.
+
+    Attributes:
+        threshold: energy that had to be exceeded.
+        outcomes: one an image.
+        decode_s, queue_s, run_s: where the time went.
+    """
+
+    threshold: float
+    outcomes: Sequence[Outcome]
+    decode_s: float
+    queue_s: float
+    run_s: float
 
 
 class Predictor:
-    """Answers `POST /predict`.
+    """Answers questions, whatever protocol they came by.
 
     Args:
-        settings: limits, and the threshold that replaces the bundle's.
-        manifest: of the bundle that is served.
-        engine: runs the cascade.
+        settings: limits.
+        models: that can be asked.
     """
 
-    def __init__(self, settings: ServerSettings, manifest: Manifest, engine: Engine) -> None:
-        self._settings = settings
-        self._manifest = manifest
-        self._engine = engine
+    def __init__(self, settings: ServerSettings, models: Models) -> None:
+        self._models = models
+        self._timeout_s = settings.request_timeout_s
         self._caps = Caps(settings.max_images, settings.max_pixels)
-        self._threshold = manifest.exit.threshold if settings.threshold is None else settings.threshold
         self._threads = ThreadPoolExecutor(settings.decode_threads, "decode")
-        self._in_hand = 0
-        self._buffered = 0
+        self.intake = Intake(
+            settings.max_in_flight, settings.max_body_bytes, settings.max_buffered_bytes, settings.request_timeout_s
+        )
 
     def close(self) -> None:
         """End the threads."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    async def answer(self, request: Request) -> Response:
-        """Answer one request.
+    async def answer(
+        self, scope: Scope, receive: Receive, name: str | None = None, version: str | None = None
+    ) -> Reply:
+        """Answer `POST /predict`.
+
+        Args:
+            scope: of the request.
+            receive: brings its body.
+            name: of the model that is asked; default the first.
+            version: default the current one.
 
         Raises:
             CascadeError: one of those that carry a status.
             ClientDisconnect: nobody waits any more.
         """
-        self._engine.check_ready()
-        deadline = time.monotonic() + self._settings.request_timeout_s
-        with self._place() as place:
-            try:
-                async with asyncio.timeout(self._settings.request_timeout_s):
-                    body = await self._read(request, place)
-            except TimeoutError as error:
-                raise SlowRequest("the body did not arrive in time: send it faster, or send less") from error
-            async with _while_connected(request.receive):
-                return await self._respond(request, body, deadline)
+        headers = Headers(scope=scope)
+        with self.intake.guest(receive) as guest:
+            model = self._models.get(name, version)
+            model.engine.check_ready()
+            deadline = self.deadline(headers.get("x-deadline-ms"))
+            body = await self.intake.read(guest, headers.get("content-length", ""), headers.get("content-encoding", ""))
+            query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+            content_type = headers.get("content-type", "")
+            rule = model.manifest.preprocess
 
-    @contextmanager
-    def _place(self) -> Iterator[_Place]:
-        if self._in_hand >= self._settings.max_in_flight:
-            raise Overloaded(f"{self._in_hand} requests are in hand, which is the limit: try again later")
-        place = _Place()
-        self._in_hand += 1
+            def read() -> Question:
+                return read_question(content_type, body, query, rule, self._caps)
+
+            question = read() if len(body) <= LIGHT_BYTES else await self._in_thread(read, deadline)
+            answer = await self.ask(model, question, deadline, scope.get("rescade"))
+        return _write(model, answer, question.options)
+
+    def deadline(self, asked_ms: str | None) -> float:
+        """When an answer that is begun now stops being of use, on the clock of `time.monotonic`.
+
+        Args:
+            asked_ms: what `X-Deadline-Ms` says; a deadline later than the server's own limit is that limit.
+
+        Raises:
+            RequestError: it is no number of milliseconds.
+        """
+        now, seconds = time.monotonic(), self._timeout_s
+        if asked_ms is None:
+            return now + seconds
         try:
-            yield place
-        finally:
-            self._in_hand -= 1
-            self._buffered -= place.size
+            asked = float(asked_ms) / 1000
+        except ValueError:
+            asked = -1.0
+        if not 0 < asked < float("inf"):
+            raise RequestError(f"X-Deadline-Ms must be a number of milliseconds above 0, not {asked_ms[:40]!r}")
+        return now + min(seconds, asked)
 
-    async def _read(self, request: Request, place: _Place) -> bytes:
-        """The whole body, if it stays under its limit; the length it announces is checked first, then what comes."""
-        limit = self._settings.max_body_bytes
-        too_large = TooLarge(f"the body is larger than {limit} bytes: send fewer or smaller images")
-        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise UnsupportedType("Content-Encoding is not understood: send the body as it is")
-        announced = request.headers.get("Content-Length", "")
-        if announced.isdecimal() and (len(announced) > 18 or int(announced) > limit):
-            raise too_large
-        chunks = []
-        async for chunk in request.stream():
-            place.size += len(chunk)
-            self._buffered += len(chunk)
-            if place.size > limit:
-                raise too_large
-            if self._buffered > self._settings.max_buffered_bytes:
-                raise Overloaded("the bodies in hand fill the memory set aside for them: try again later")
-            chunks.append(chunk)
-        return b"".join(chunks)
+    async def ask(self, model: Model, question: Question, deadline: float, record: Record | None = None) -> Answer:
+        """Decode a question and have the model's engine answer it.
 
-    async def _respond(self, request: Request, body: bytes, deadline: float) -> Response:
+        Args:
+            model: that is asked.
+            question: taken apart, not decoded.
+            deadline: on the clock of `time.monotonic`.
+            record: told of what should be in the log.
+
+        Raises:
+            CascadeError: one of those that carry a status.
+        """
         began = time.perf_counter()
-        content_type = request.headers.get("Content-Type", "")
-        query = request.query_params.multi_items()
-        options, images = await self._decode(content_type, body, query, deadline)
+        try:
+            answer = await self._ask(model, question, deadline, began)
+        except CascadeError:
+            model.metrics.asked(False, time.perf_counter() - began)
+            raise
+        model.metrics.asked(True, time.perf_counter() - began)
+        if record is not None:
+            stages = [outcome.stage for outcome in answer.outcomes]
+            record.fields["model"], record.fields["version"] = model.name, model.version
+            record.fields["images"] = len(stages)
+            record.fields["exits"] = [stages.count(stage) for stage in range(len(model.manifest.stages))]
+        return answer
+
+    async def _ask(self, model: Model, question: Question, deadline: float, began: float) -> Answer:
+        controls, options = model.controls, question.options
+        images = await self._decode(question, model, deadline)
         decoded = time.perf_counter()
-        record: Record = request.scope["rescade"]
-        record.fields["images"] = len(images)
-        threshold = self._threshold if options.threshold is None else options.threshold
-        outcomes = await self._engine.predict(images, threshold, options.max_stage, deadline)
+        threshold = controls.threshold if options.threshold is None else options.threshold
+        max_stage = controls.max_stage if options.max_stage is None else options.max_stage
+        outcomes = await model.engine.predict(images, threshold, max_stage, deadline, options.allow_truncated)
         elapsed = time.perf_counter() - decoded
-        stages = [outcome.stage for outcome in outcomes]
-        record.fields["exits"] = [stages.count(stage) for stage in range(len(self._manifest.stages))]
         run = min(elapsed, max(outcome.run_s for outcome in outcomes))
-        spans = {"decode": decoded - began, "queue": elapsed - run, "run": run}
-        timing = ", ".join(f"{name};dur={seconds * 1000:.3f}" for name, seconds in spans.items())
-        answer = encode(outcomes, self._manifest, threshold, options)
-        return Response(answer, headers={"Server-Timing": timing}, media_type="application/json")
+        return Answer(threshold, outcomes, decoded - began, elapsed - run, run)
 
-    async def _decode(
-        self, content_type: str, body: bytes, query: list[tuple[str, str]], deadline: float
-    ) -> tuple[Options, Floats]:
-        rule = self._manifest.preprocess
+    async def _decode(self, question: Question, model: Model, deadline: float) -> Floats:
+        rule = model.manifest.preprocess
 
-        def work() -> tuple[Options, Floats]:
-            question = read_question(content_type, body, query, rule, self._caps)
-            return question.options, decode(question, rule, self._caps, lambda: time.monotonic() > deadline)
+        def work() -> Floats:
+            return decode(question, rule, self._caps, lambda: time.monotonic() > deadline)
 
+        return work() if question.is_light() else await self._in_thread(work, deadline)
+
+    async def _in_thread(self, work: Callable[[], T], deadline: float) -> T:
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -138,30 +175,10 @@ class Predictor:
             raise DeadlineExceeded("the images could not be decoded in time: send fewer or smaller ones") from error
 
 
-@asynccontextmanager
-async def _while_connected(receive: Receive) -> AsyncIterator[None]:
-    """Stop what is inside as soon as the client hangs up.
-
-    Raises:
-        ClientDisconnect: it did.
-    """
-    task = asyncio.current_task()
-    assert task is not None, "there is no request without a task"
-    gone = False
-
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        task.cancel()
-
-    watcher = asyncio.create_task(watch())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if gone and task.uncancel() == 0:
-            raise ClientDisconnect from None
-        raise
-    finally:
-        watcher.cancel()
+def _write(model: Model, answer: Answer, options: Options) -> Reply:
+    body = encode(answer.outcomes, model.manifest, answer.threshold, options)
+    timing = (
+        f"decode;dur={answer.decode_s * 1000:.3f}, queue;dur={answer.queue_s * 1000:.3f}, "
+        f"run;dur={answer.run_s * 1000:.3f}"
+    )
+    return Reply(200, body, [(b"server-timing", timing.encode())])

@@ -83,7 +83,7 @@ class Process(uvicorn.Server):
         """
         service: Service | None = getattr(self._app.state, "service", None)  # none before the start, none to drain
         if service is not None:
-            service.engine.drain()
+            service.drain()
         delay = 0.0 if self._told_to_stop else self._delay
         self._told_to_stop = True
         if self._loop is not None and self._loop.is_running() and (delay or not self.started):

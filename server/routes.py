@@ -27,7 +27,8 @@ BAD: dict[int | str, dict[str, Any]] = {
 @router.post("/predict", openapi_extra=PREDICT, responses={200: {"model": Answer}, **BAD}, response_class=Response)
 async def predict(request: Request) -> Response:
     """Classify one image, or several."""
-    return await request.app.state.service.predictor.answer(request)  # type: ignore[no-any-return]
+    reply = await request.app.state.service.predictor.answer(request.scope, request.receive)
+    return reply.response()  # type: ignore[no-any-return]
 
 
 @router.get("/health/live", response_model=Health)
@@ -39,7 +40,7 @@ async def live() -> Response:
 @router.get("/health/ready", response_model=Health, responses={503: BAD[503]})
 async def ready(request: Request) -> Response:
     """Say whether every stage is warm and the server is not about to stop."""
-    if not request.app.state.service.engine.ready:
+    if not request.app.state.service.ready:
         raise NotReady("the networks are warming up, or the server is about to stop")
     return Response(b'{"status":"ready"}', media_type="application/json")
 
@@ -47,7 +48,7 @@ async def ready(request: Request) -> Response:
 @router.get("/bundle", response_class=Response, responses={200: {"content": {"application/json": {}}}})
 async def bundle(request: Request) -> Response:
     """Give the manifest of the bundle that is served."""
-    return Response(request.app.state.service.manifest_json, media_type="application/json")
+    return Response(request.app.state.service.models.get().document, media_type="application/json")
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

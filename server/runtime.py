@@ -2,7 +2,8 @@
 
 On a CPU every image is run alone. A larger batch takes as long an image there, and an image's logits are then a
 function of that image and of nothing else, whichever kernel the runtime picks for whichever batch size. On a GPU a
-batch is padded to one of a few sizes that were all tried at warm-up, because the first run of a new shape can stall.
+batch is padded to one of a few sizes that were all tried and timed at warm-up, because the first run of a new shape can
+stall, and because the times say which batches are worth waiting for.
 
 A GPU that was asked for is used, or the start fails: onnxruntime would otherwise print a warning and use the CPU.
 """
@@ -12,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import time
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +24,11 @@ from cascade.bundle import Bundle
 from cascade.errors import BundleError, DeviceUnavailable
 from cascade.exits import Floats
 from cascade.manifest import Manifest, Tensor
+from server.costs import Costs
+
+Images = Sequence[Floats] | Floats
+
+TRIALS = 3  # timed runs of each stage at each batch size; the fastest counts
 
 ERRORS_ONLY, ALMOST_NOTHING = 3, 4
 
@@ -33,16 +41,16 @@ class Runtime(Protocol):
 
     manifest: Manifest
 
-    def warm_up(self) -> None:
-        """Run every stage at every batch size that will be used."""
+    def warm_up(self) -> Costs:
+        """Run every stage at every batch size that will be used, and say how long each takes."""
         ...
 
-    def run(self, stage: int, images: Floats) -> Floats:
+    def run(self, stage: int, images: Images) -> Floats:
         """Give the stage's own logits.
 
         Args:
             stage: 0 for the first student.
-            images: (B, 3, H, W) float32, preprocessed.
+            images: B of (3, H, W) float32, preprocessed; a list or an array of them.
 
         Returns:
             (B, K) float32.
@@ -80,24 +88,40 @@ class OnnxRuntime:
         ]
         for number, session in enumerate(self._sessions):
             _check_graph(number, session, bundle.manifest)
+        self._names = [([stage.output.name], stage.input.name) for stage in self.manifest.stages]
 
-    def warm_up(self) -> None:
-        """Run every stage at every batch size that will be used."""
+    def warm_up(self) -> Costs:
+        """Run every stage at every batch size that will be used, and say how long each takes."""
         side = self.manifest.preprocess.size
-        for stage in range(len(self._sessions)):
-            for size in self._sizes:
-                self.run(stage, np.zeros((size, 3, side, side), np.float32))
+        image = np.zeros((3, side, side), np.float32)
+        stages = range(len(self._sessions))
+        seconds = tuple(tuple(self._timed(stage, [image] * size) for size in self._sizes) for stage in stages)
+        return Costs(self._sizes, seconds)
 
-    def run(self, stage: int, images: Floats) -> Floats:
-        """Give the stage's own logits, (B, K) float32, for (B, 3, H, W) float32."""
-        tensors = self.manifest.stages[stage]
-        step = self._sizes[-1]
-        parts = []
-        for start in range(0, len(images), step):
-            rows = images[start : start + step]
-            padded = _padded(rows, next(size for size in self._sizes if size >= len(rows)))
-            parts.append(self._sessions[stage].run([tensors.output.name], {tensors.input.name: padded})[0][: len(rows)])
-        return np.concatenate(parts)
+    def _timed(self, stage: int, images: Images) -> float:
+        """Seconds of the fastest of a few runs; the first, which sets things up, does not count."""
+        self.run(stage, images)
+        times = []
+        for _ in range(TRIALS):
+            began = time.perf_counter()
+            self.run(stage, images)
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    def run(self, stage: int, images: Images) -> Floats:
+        """Give the stage's own logits, (B, K) float32, for B of (3, H, W) float32."""
+        largest = self._sizes[-1]
+        if len(images) <= largest:
+            return self._run_batch(stage, images)
+        parts = [images[start : start + largest] for start in range(0, len(images), largest)]
+        return np.concatenate([self._run_batch(stage, part) for part in parts])
+
+    def _run_batch(self, stage: int, images: Images) -> Floats:
+        output, input_ = self._names[stage]
+        size = next(size for size in self._sizes if size >= len(images))
+        rows = images[0][np.newaxis] if size == 1 else _padded(images, size)
+        logits: Floats = self._sessions[stage].run(output, {input_: rows})[0]
+        return logits[: len(images)]
 
 
 def batch_sizes(max_batch: int) -> tuple[int, ...]:
@@ -167,11 +191,11 @@ def _fits(wanted: Tensor, found: Any) -> bool:
     )
 
 
-def _padded(rows: Floats, size: int) -> Floats:
-    if len(rows) == size:
-        return rows
-    result = np.zeros((size, *rows.shape[1:]), np.float32)
-    result[: len(rows)] = rows
+def _padded(images: Images, size: int) -> Floats:
+    """The images as one array of `size` rows; what is left over stays zero."""
+    result = np.zeros((size, *images[0].shape), np.float32)
+    for row, image in enumerate(images):
+        result[row] = image
     return result
 
 

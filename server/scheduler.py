@@ -3,11 +3,15 @@
 The scheduler is told the time and never asks for it; it holds identifiers and no tensors. Whoever drives it runs the
 batches it hands out and reports back with `advance`. Its promises:
 
-- every sample that was let in leaves exactly once: answered by `advance`, late by `expire`, or by `cancel`;
+- every sample that was let in leaves exactly once: answered by `advance`, let go by `expire`, or by `cancel`;
 - a sample that does not stop joins the next stage's queue, where survivors of different requests share a batch;
-- a batch is due when it is full or when its oldest sample has waited `max_wait`, whichever is first. That instant is
-  computed in one place, when a sample joins a queue, and compared as it was stored: computing it twice, once for
-  `wake_at` and once for `next_batch`, lets the two round apart, and a driver then wakes to find nothing to do;
+- a batch waits for company only while that repays: the time that one more sample saves by sharing a run, according to
+  the table of costs, must exceed the time until the next one is expected, according to the gaps between the last ones;
+  and no longer than `max_wait`, nor past the last moment at which its most urgent sample can still be answered in time;
+- when a batch is due is computed in one place, when a queue changes, and compared as it was stored: computing it twice,
+  once for `wake_at` and once for `next_batch`, lets the two round apart, and a driver then wakes to find nothing to do;
+- a sample whose deadline its next stage would miss does not run that stage: it leaves at once, with its best answer so
+  far if its caller takes one;
 - later stages go first, so that what was begun is finished and its place is given back.
 """
 
@@ -16,9 +20,19 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
-from cascade.errors import Overloaded
+from cascade.errors import DeadlineExceeded, Overloaded
+from server.costs import Costs
+
+Reason = Literal["full", "idle", "timeout", "deadline"]
+REASONS: tuple[Reason, ...] = ("full", "idle", "timeout", "deadline")
+
+ALWAYS = float("-inf")
+NEVER = float("inf")
+NEWS = 0.2  # weight of the newest gap or exit in the running means
+QUIET_S = 1.0  # after a gap as long as this, what was known about arrivals says nothing any more
 
 
 @dataclass(frozen=True)
@@ -28,7 +42,7 @@ class Limits:
     Attributes:
         max_samples: samples in the house, waiting or running.
         max_batch: samples in one batch.
-        max_wait: seconds a sample waits for company; 0 never waits.
+        max_wait: longest that a sample waits for company, seconds; 0 never waits.
     """
 
     max_samples: int
@@ -43,18 +57,45 @@ class Batch:
     Attributes:
         stage: the stage to run.
         ids: the samples, in order of arrival at that stage.
+        reason: why now: the batch is full; nothing repays waiting; it waited as long as it may; a deadline presses.
     """
 
     stage: int
     ids: tuple[int, ...]
+    reason: Reason = "idle"
+
+
+class Departure(NamedTuple):
+    """A sample that `expire` let go.
+
+    Attributes:
+        id: the sample.
+        truncated: whether it leaves with the answer of the stages it has run, or with none.
+    """
+
+    id: int
+    truncated: bool
 
 
 @dataclass
 class _Sample:
     deadline: float
     last: int
+    may_truncate: bool
     stage: int = 0
     waiting: bool = True
+
+
+@dataclass
+class _Queue:
+    """Samples that wait at a stage, each with the time it joined, and when they are due."""
+
+    joined: OrderedDict[int, float] = field(default_factory=OrderedDict)
+    newest: float = ALWAYS
+    gap: float = NEVER
+    due: float = ALWAYS
+    reason: Reason = "idle"
+    goes_on: float = 1.0
 
 
 class Scheduler:
@@ -63,13 +104,16 @@ class Scheduler:
     Args:
         stage_count: stages of the cascade.
         limits: bounds.
+        costs: what runs take; default nothing, so that no batch ever waits.
     """
 
-    def __init__(self, stage_count: int, limits: Limits) -> None:
+    def __init__(self, stage_count: int, limits: Limits, costs: Costs | None = None) -> None:
         self._limits = limits
-        self._queues: list[OrderedDict[int, float]] = [OrderedDict() for _ in range(stage_count)]
+        self._costs = costs or Costs.unknown(stage_count)
+        self._queues = [_Queue() for _ in range(stage_count)]
         self._samples: dict[int, _Sample] = {}
-        self._deadlines: list[tuple[float, int]] = []
+        self._ends: list[tuple[float, int, int]] = []  # when, sample, the stage it would miss or -1 for its deadline
+        self._running = [0] * stage_count
         self._next_id = 0
 
     def __len__(self) -> int:
@@ -77,9 +121,17 @@ class Scheduler:
 
     def depths(self) -> list[int]:
         """Samples waiting at each stage."""
-        return [len(queue) for queue in self._queues]
+        return [len(queue.joined) for queue in self._queues]
 
-    def submit(self, now: float, deadline: float, count: int = 1, last: int | None = None) -> range:
+    def backlog(self, more: int = 0) -> float:
+        """Seconds until all that is in the house now, and `more`, will have left, by the table and the last exits."""
+        present = [depth + running for depth, running in zip(self.depths(), self._running, strict=True)]
+        present[0] += more
+        return self._costs.backlog(present, [queue.goes_on for queue in self._queues])
+
+    def submit(
+        self, now: float, deadline: float, count: int = 1, last: int | None = None, may_truncate: bool = False
+    ) -> range:
         """Let samples in, all of them or none.
 
         Args:
@@ -87,44 +139,76 @@ class Scheduler:
             deadline: when their answer stops being of use, on the same clock.
             count: how many.
             last: the last stage they may run; default the last there is.
+            may_truncate: whether an answer of fewer stages is better than none.
 
         Returns:
             Their identifiers.
 
         Raises:
-            Overloaded: the house is full.
+            Overloaded: the house is full, or what is in it takes until after the deadline.
+            DeadlineExceeded: the deadline could not be met in an empty house.
         """
-        if len(self._samples) + count > self._limits.max_samples:
-            raise Overloaded(
-                f"{len(self._samples)} images are in hand and {count} more would pass the limit of "
-                f"{self._limits.max_samples}: try again later"
-            )
+        self._admit(now, deadline, count)
         final = len(self._queues) - 1
         ids = range(self._next_id, self._next_id + count)
         self._next_id += count
         for id_ in ids:
-            self._samples[id_] = _Sample(deadline, final if last is None else min(last, final))
-            heapq.heappush(self._deadlines, (deadline, id_))
-            self._join(id_, 0, now)
+            sample = _Sample(deadline, final if last is None else min(last, final), may_truncate)
+            self._samples[id_] = sample
+            self._join(id_, sample, now)
+            if deadline < NEVER:
+                heapq.heappush(self._ends, (deadline, id_, -1))
+        self._changed(0, now)
         return ids
 
-    def cancel(self, ids: Iterable[int]) -> None:
-        """Let samples go unanswered; those that have left already are passed over."""
+    def _admit(self, now: float, deadline: float, count: int) -> None:
+        if len(self._samples) + count > self._limits.max_samples:
+            raise Overloaded(
+                f"{len(self._samples)} images are in hand and {count} more would pass the limit of "
+                f"{self._limits.max_samples}: try again later",
+                retry_after_s=self.backlog(),
+            )
+        if deadline == NEVER:
+            return
+        if now + (least := self._costs.run(0, count)) > deadline:
+            raise DeadlineExceeded(
+                f"stage 0 alone takes {least:.3f} s over {count} images, past this request's deadline: allow more time"
+            )
+        if self._samples and now + self.backlog(count) > deadline:
+            queued = self.backlog()
+            raise Overloaded(
+                f"the images in hand take {queued:.3f} s, past this request's deadline: try again later",
+                retry_after_s=queued,
+            )
+
+    def cancel(self, ids: Iterable[int]) -> int:
+        """Let samples go unanswered; those that have left already are passed over.
+
+        Returns:
+            How many went.
+        """
+        count = 0
         for id_ in ids:
             sample = self._samples.pop(id_, None)
-            if sample is not None and sample.waiting:
-                del self._queues[sample.stage][id_]
+            if sample is not None:
+                count += 1
+                if sample.waiting:
+                    del self._queues[sample.stage].joined[id_]
+        return count
 
     def next_batch(self, now: float) -> Batch | None:
         """Take the next batch that is due, if one is."""
         for stage in reversed(range(len(self._queues))):
-            due = self._due(stage)
-            if due is not None and now >= due:
-                queue = self._queues[stage]
-                ids = tuple(queue.popitem(last=False)[0] for _ in range(min(len(queue), self._limits.max_batch)))
+            queue = self._queues[stage]
+            if queue.joined and now >= queue.due:
+                reason = queue.reason
+                size = min(len(queue.joined), self._limits.max_batch)
+                ids = tuple(queue.joined.popitem(last=False)[0] for _ in range(size))
                 for id_ in ids:
                     self._samples[id_].waiting = False
-                return Batch(stage, ids)
+                self._running[stage] += size
+                self._set_due(stage)
+                return Batch(stage, ids, reason)
         return None
 
     def advance(self, batch: Batch, exits: Sequence[bool], now: float) -> tuple[int, ...]:
@@ -137,8 +221,9 @@ class Scheduler:
 
         Returns:
             The samples that leave with an answer: those that stop, and those at their last stage. The others wait for
-            the next stage. Samples that were cancelled or expired meanwhile are neither.
+            the next stage. Samples that were cancelled or let go meanwhile are neither.
         """
+        self._running[batch.stage] -= len(batch.ids)
         done = []
         for id_, stops in zip(batch.ids, exits, strict=True):
             sample = self._samples.get(id_)
@@ -148,18 +233,28 @@ class Scheduler:
                 del self._samples[id_]
                 done.append(id_)
             else:
-                self._join(id_, batch.stage + 1, now)
+                sample.stage = batch.stage + 1
+                self._join(id_, sample, now)
+        queue = self._queues[batch.stage]
+        queue.goes_on += NEWS * (1 - sum(exits) / max(1, len(exits)) - queue.goes_on)
+        if batch.stage + 1 < len(self._queues):
+            self._changed(batch.stage + 1, now)
         return tuple(done)
 
-    def expire(self, now: float) -> tuple[int, ...]:
-        """Let every sample go whose deadline has come, waiting or running, and say which."""
-        late = []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            id_ = heapq.heappop(self._deadlines)[1]
-            if id_ in self._samples:
-                late.append(id_)
-        self.cancel(late)
-        return tuple(late)
+    def give_up(self, batch: Batch) -> None:
+        """Take back a batch whose run failed; its samples stay until they are cancelled."""
+        self._running[batch.stage] -= len(batch.ids)
+
+    def expire(self, now: float) -> tuple[Departure, ...]:
+        """Let every sample go whose deadline has come, or could not be met by the stage it waits for; say which."""
+        gone = []
+        while self._ends and self._ends[0][0] <= now:
+            _, id_, stage = heapq.heappop(self._ends)
+            if self._is_over(id_, stage):
+                sample = self._samples[id_]
+                gone.append(Departure(id_, sample.may_truncate and sample.stage > 0))
+                self.cancel((id_,))
+        return tuple(gone)
 
     def wake_at(self, can_run: bool = True) -> float | None:
         """When `next_batch` or `expire` will next have something to give, or None if they never will.
@@ -169,20 +264,57 @@ class Scheduler:
         Args:
             can_run: whether a batch could be started; if not, only deadlines count.
         """
-        while self._deadlines and self._deadlines[0][1] not in self._samples:
-            heapq.heappop(self._deadlines)
-        times = [deadline for deadline, _ in self._deadlines[:1]]
+        while self._ends and not self._is_over(*self._ends[0][1:]):
+            heapq.heappop(self._ends)
+        times = [end for end, _, _ in self._ends[:1]]
         if can_run:
-            times += [due for stage in range(len(self._queues)) if (due := self._due(stage)) is not None]
+            times += [queue.due for queue in self._queues if queue.joined]
         return min(times, default=None)
 
-    def _join(self, id_: int, stage: int, now: float) -> None:
-        sample = self._samples[id_]
-        sample.stage, sample.waiting = stage, True
-        self._queues[stage][id_] = now + self._limits.max_wait
+    def _is_over(self, id_: int, stage: int) -> bool:
+        """Whether an entry of `_ends` still means something: the sample is here, and before the stage it names."""
+        sample = self._samples.get(id_)
+        return sample is not None and (stage < 0 or (sample.waiting and sample.stage == stage))
 
-    def _due(self, stage: int) -> float | None:
+    def _join(self, id_: int, sample: _Sample, now: float) -> None:
+        sample.waiting = True
+        self._queues[sample.stage].joined[id_] = now
+        if sample.deadline < NEVER and (cost := self._costs.run(sample.stage, 1)):
+            heapq.heappush(self._ends, (sample.deadline - cost, id_, sample.stage))
+
+    def _changed(self, stage: int, now: float) -> None:
+        """Note an arrival of one or many samples at a stage, and when they are due."""
         queue = self._queues[stage]
-        if not queue:
-            return None
-        return float("-inf") if len(queue) >= self._limits.max_batch else next(iter(queue.values()))
+        if not queue.joined or next(reversed(queue.joined.values())) != now:
+            return
+        gap = now - queue.newest
+        queue.gap = gap if max(gap, queue.gap) > QUIET_S else queue.gap + NEWS * (gap - queue.gap)
+        queue.newest = now
+        self._set_due(stage)
+
+    def _set_due(self, stage: int) -> None:
+        queue = self._queues[stage]
+        count = len(queue.joined)
+        if not count:
+            return
+        if count >= self._limits.max_batch:
+            queue.due, queue.reason = ALWAYS, "full"
+            return
+        saving = self._costs.saving(stage, count)
+        if not self._limits.max_wait or queue.gap >= saving:
+            queue.due, queue.reason = ALWAYS, "idle"
+            return
+        oldest = next(iter(queue.joined.values())) + self._limits.max_wait
+        urgent = self._last_start(stage)
+        dues: tuple[tuple[float, Reason], ...] = (
+            (queue.newest + saving, "idle"),
+            (oldest, "timeout"),
+            (urgent, "deadline"),
+        )
+        queue.due, queue.reason = min(dues)
+
+    def _last_start(self, stage: int) -> float:
+        """The last moment at which a run of all that wait here still ends before the first of their deadlines."""
+        queue = self._queues[stage]
+        first = min(self._samples[id_].deadline for id_ in queue.joined)
+        return first - 2 * self._costs.run(stage, len(queue.joined))

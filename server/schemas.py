@@ -32,6 +32,7 @@ class Prediction(Score):
     energy: Annotated[float | None, Field(description="energy that was tested there", examples=[0.87])]
     top: Annotated[list[Score], Field(description="the top_k classes, best first")]
     logits: Annotated[list[float | None] | None, Field(description="sum of the stages that ran, if asked for")] = None
+    truncated: Annotated[bool, Field(description="it left because time ran out; only there if so")] = False
 
 
 class Answer(Wire):
@@ -68,6 +69,10 @@ _OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "max_stage": ({"type": "integer", "minimum": 0}, "the last stage that may run"),
     "top_k": ({"type": "integer", "minimum": 1, "default": 1}, "how many classes to name"),
     "logits": ({"type": "boolean", "default": False}, "whether to give the logits"),
+    "allow_truncated": (
+        {"type": "boolean", "default": False},
+        "whether an answer of the stages that ran is better than none when time runs out",
+    ),
 }
 _BYTES = {"type": "string", "format": "binary"}
 _PROPERTIES = {name: {**schema, "description": text} for name, (schema, text) in _OPTIONS.items()}

@@ -47,7 +47,7 @@ async def test_it_is_ready_only_after_every_stage_is_warm() -> None:
 
 async def test_while_draining_it_is_not_ready_but_still_answers() -> None:
     async with serving(FakeRuntime(SURE)) as client:
-        client.app.state.service.engine.drain()  # type: ignore[attr-defined]
+        client.app.state.service.drain()  # type: ignore[attr-defined]
         assert (await client.get("/health/ready")).status_code == 503
         assert (await client.get("/health/live")).status_code == 200
         assert (await client.post("/predict", json=ONE)).status_code == 200
@@ -80,13 +80,19 @@ async def test_metrics_count_requests_batches_and_exits() -> None:
         'rescade_requests_total{method="POST",path="/predict",status="422"} 1.0',
         'rescade_requests_total{method="other",path="other",status="404"} 1.0',
         'rescade_request_seconds_count{path="/predict"} 2.0',
-        'rescade_exits_total{stage="0"} 1.0',
-        'rescade_exits_total{stage="1"} 2.0',
-        'rescade_batch_size_sum{stage="0"} 3.0',
-        'rescade_batch_size_sum{stage="1"} 2.0',
-        'rescade_run_seconds_count{stage="1"} 1.0',
-        'rescade_queue_depth{stage="0"} 0.0',
-        "rescade_images_in_flight 0.0",
+        'rescade_exits_total{model="tiny",stage="0"} 1.0',
+        'rescade_exits_total{model="tiny",stage="1"} 2.0',
+        'rescade_batch_size_sum{model="tiny",stage="0"} 3.0',
+        'rescade_batch_size_sum{model="tiny",stage="1"} 2.0',
+        'rescade_run_seconds_count{model="tiny",stage="1"} 1.0',
+        'rescade_queue_depth{model="tiny",stage="0"} 0.0',
+        'rescade_images_in_flight{model="tiny"} 0.0',
+        'rescade_arrivals_total{model="tiny",stage="1"} 2.0',
+        'rescade_batches_total{model="tiny",reason="idle",stage="0"} 1.0',
+        'rescade_macs_total{model="tiny"} 70000.0',
+        'rescade_macs_saved_total{model="tiny"} 20000.0',
+        'rescade_inferences_total{model="tiny",outcome="success"} 1.0',
+        'rescade_inferences_total{model="tiny",outcome="fail"} 1.0',
         "rescade_requests_in_flight 1.0",
     ):
         assert line in lines
@@ -103,7 +109,13 @@ async def test_the_api_document_is_complete() -> None:
         "multipart/form-data",
         "application/json",
     }
-    assert [each["name"] for each in predict["parameters"]] == ["threshold", "max_stage", "top_k", "logits"]
+    assert [each["name"] for each in predict["parameters"]] == [
+        "threshold",
+        "max_stage",
+        "top_k",
+        "logits",
+        "allow_truncated",
+    ]
     assert set(predict["responses"]) == {"200", "400", "408", "413", "415", "422", "500", "503", "504"}
     assert {"Answer", "Prediction", "Failure"} <= set(document["components"]["schemas"])
     assert {"/health/live", "/health/ready", "/bundle", "/metrics"} < set(document["paths"])
@@ -186,11 +198,11 @@ async def test_a_client_that_hangs_up_frees_its_place_and_harms_nobody() -> None
         body = {"type": "http.request", "body": json.dumps(ONE).encode(), "more_body": False}
         odd = {"type": "http.request", "body": b"", "more_body": False}
         sent = await ask(app, post(), [body, odd, {"type": "http.disconnect"}])
-        assert len(app.state.service.engine._scheduler) == 1
+        assert len(app.state.service.models.get().engine._scheduler) == 1
         held.set()
         assert (await staying).status_code == 200
     assert sent[0]["status"] == 499
-    assert app.state.service.predictor._in_hand == 0
+    assert len(app.state.service.predictor.intake) == 0
 
 
 async def test_a_client_that_hangs_up_halfway_through_its_body_is_nobody() -> None:
@@ -208,12 +220,12 @@ async def test_a_server_that_stops_cancels_what_it_must() -> None:
     async with app.router.lifespan_context(app), client_of(app) as client:
         await app.state.service.warmed.wait()
         asked = asyncio.create_task(client.post("/predict", json=ONE))
-        while not len(app.state.service.engine._scheduler):  # noqa: ASYNC110 - it is no event to anybody else
+        while not len(app.state.service.models.get().engine._scheduler):  # noqa: ASYNC110 - it is no event to anybody else
             await asyncio.sleep(0)
         asked.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asked
-        assert len(app.state.service.engine._scheduler) == 0
+        assert len(app.state.service.models.get().engine._scheduler) == 0
         held.set()
 
 
@@ -241,7 +253,7 @@ async def test_an_error_after_the_answer_has_begun_is_logged_and_not_answered_tw
 
 
 async def test_each_request_is_one_line_of_json(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "server")
+    caplog.set_level(logging.DEBUG, "server")
     async with serving(FakeRuntime(SURE)) as client:
         await client.post("/predict", json=ONE, headers={"X-Request-Id": "abc"})
         await client.get("/health/live")
@@ -249,12 +261,13 @@ async def test_each_request_is_one_line_of_json(caplog: pytest.LogCaptureFixture
     lines = [record.__dict__["fields"] for record in caplog.records if record.getMessage() == "request"]
     assert [(line["method"], line["path"], line["status"]) for line in lines] == [
         ("POST", "/predict", 200),
+        ("GET", "/health/live", 200),
         ("POST", "/predict", 415),
     ]
     assert lines[0]["images"] == 1
     assert lines[0]["exits"] == [1, 0]
     assert lines[0]["duration_ms"] > 0
-    assert lines[1]["error"] == "unsupported_type"
+    assert lines[2]["error"] == "unsupported_type"
 
 
 def test_a_log_line_carries_the_request_and_the_fault() -> None:

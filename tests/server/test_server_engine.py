@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -13,6 +14,7 @@ import pytest
 from cascade.errors import DeadlineExceeded, NotReady, Overloaded, StageFailed
 from cascade.exits import Floats
 from cascade.replay import replay
+from server.costs import Costs
 from server.engine import Engine, Outcome
 from server.metrics import Metrics
 from server.scheduler import Limits
@@ -44,8 +46,7 @@ class Gate:
 async def engine_of(
     runtime: FakeRuntime, samples: int = 100, batch: int = 8, wait: float = 0.0, clock: FakeClock | None = None
 ) -> AsyncIterator[Engine]:
-    given = {"clock": clock} if clock else {}
-    engine = Engine(runtime, Limits(samples, batch, wait), Metrics(len(runtime.manifest.stages)), **given)
+    engine = Engine(runtime, Limits(samples, batch, wait), Metrics(), clock or time.monotonic)
     await engine.warm_up()
     try:
         yield engine
@@ -136,7 +137,7 @@ async def test_a_failed_run_fails_its_own_samples_and_the_engine_goes_on() -> No
 
 async def test_a_network_that_loses_a_row_has_failed() -> None:
     class Forgetful(FakeRuntime):
-        def run(self, stage: int, images: Floats) -> Floats:
+        def run(self, stage: int, images: Sequence[Floats] | Floats) -> Floats:
             return super().run(stage, images)[1:]
 
     async with engine_of(Forgetful(TABLE)) as engine:
@@ -174,7 +175,7 @@ async def test_a_late_sample_is_told_so_while_another_batch_still_runs() -> None
         inside = asyncio.create_task(engine.predict(runtime.images([0]), 0.6))
         await gate.someone_is_inside()
         with pytest.raises(DeadlineExceeded):
-            await engine.predict(runtime.images([1, 2]), 0.6, deadline=engine._clock() + 0.01)
+            await engine.predict(runtime.images([1, 2]), 0.6, deadline=engine._clock() + 0.05)
         gate.opened.set()
         assert stages_of(await inside) == [0]
     assert runtime.batches == [(0, [0])]
@@ -190,17 +191,57 @@ async def test_a_deadline_that_has_passed_is_refused_without_a_run() -> None:
     assert runtime.batches == []
 
 
-async def test_a_lone_sample_waits_for_company_only_as_long_as_it_may() -> None:
-    runtime = FakeRuntime(TABLE)
-    async with engine_of(runtime, wait=0.02) as engine:
+async def test_a_batch_waits_for_company_where_that_repays_and_then_no_longer() -> None:
+    flat = Costs((1, 2), ((0.02, 0.02),) * 3)  # two together take as long as one
+    runtime = FakeRuntime(TABLE, costs=flat)
+    async with engine_of(runtime, wait=10, batch=2) as engine:
+        both = [engine.predict(runtime.images([row]), 0.6) for row in (0, 3)]
+        await asyncio.gather(*both)  # so that the next one is expected soon
         began = engine._clock()
         await engine.predict(runtime.images([0]), 0.6)
         assert 0.02 <= engine._clock() - began < 5
+    assert runtime.batches == [(0, [0, 3]), (0, [0])]
+
+
+async def test_time_running_out_between_two_stages_ends_with_the_best_answer_so_far_where_that_is_allowed() -> None:
+    clock = FakeClock()
+    runtime = FakeRuntime(TABLE, lambda _: setattr(clock, "now", clock.now + 0.6), costs=Costs((1,), ((0.5,),) * 3))
+    async with engine_of(runtime, clock=clock) as engine:
+        given = await engine.predict(runtime.images([2]), 0.6, deadline=clock.now + 1, may_truncate=True)
+        with pytest.raises(DeadlineExceeded):
+            await engine.predict(runtime.images([2]), 0.6, deadline=clock.now + 1)
+    assert [(outcome.stage, outcome.truncated) for outcome in given] == [(0, True)]
+    assert np.array_equal(given[0].logits, TABLE[0, 2].astype(np.float32))
+    assert runtime.batches == [(0, [2]), (0, [2])]
+
+
+async def test_light_networks_run_on_the_event_loop_and_heavy_ones_do_not() -> None:
+    threads: list[bool] = []
+    here = threading.current_thread()
+    for seconds in (0.001, 0.1):
+        runtime = FakeRuntime(TABLE, lambda _: threads.append(threading.current_thread() is here))
+        runtime.costs = Costs((1,), ((seconds,),) * 3)
+        engine = Engine(runtime, Limits(9, 9, 0), Metrics(), inline=True)
+        await engine.warm_up()
+        await engine.predict(runtime.images([0]), 0.6)
+        assert engine.inline == threads[-1]
+        engine.close()
+    assert threads == [True, False]
+
+
+async def test_a_failure_on_the_event_loop_fails_its_own_samples_too() -> None:
+    runtime = FakeRuntime(TABLE[:, :, :2], lambda _: 1 / 0, costs=Costs.unknown(3))
+    engine = Engine(runtime, Limits(9, 9, 0), Metrics(), inline=True)
+    await engine.warm_up()
+    with pytest.raises(StageFailed):
+        await engine.predict(runtime.images([0]), 0.6)
+    assert engine.in_hand == 0
+    engine.close()
 
 
 async def test_nothing_is_answered_before_the_warm_up_has_ended() -> None:
     runtime = FakeRuntime(TABLE)
-    engine = Engine(runtime, Limits(9, 9, 0), Metrics(3))
+    engine = Engine(runtime, Limits(9, 9, 0), Metrics())
     with pytest.raises(NotReady):
         await engine.predict(runtime.images([0]), 0.6)
     await engine.warm_up()
@@ -211,10 +252,12 @@ async def test_nothing_is_answered_before_the_warm_up_has_ended() -> None:
 
 
 async def test_closing_puts_the_alarm_off() -> None:
-    runtime = FakeRuntime(TABLE)
-    async with engine_of(runtime, wait=60) as engine:
-        waiting = asyncio.create_task(engine.predict(runtime.images([0]), 0.6))
-        await asyncio.sleep(0)
+    gate = Gate()
+    runtime = FakeRuntime(TABLE, gate)
+    async with engine_of(runtime) as engine:
+        waiting = asyncio.create_task(engine.predict(runtime.images([0]), 0.6, deadline=engine._clock() + 60))
+        await gate.someone_is_inside()
+        gate.opened.set()
     waiting.cancel()
     assert engine._timer is not None
     assert engine._timer.cancelled()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,31 +11,79 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cascade.combine import first, join
-from cascade.errors import Overloaded
+from cascade.errors import DeadlineExceeded, Overloaded
 from cascade.exits import exits as rule_exits
 from cascade.replay import replay
-from server.scheduler import Batch, Limits, Scheduler
+from server.costs import Costs
+from server.scheduler import Batch, Departure, Limits, Scheduler
 
 FOREVER = float("inf")
 
 
-def scheduler(stages: int = 2, samples: int = 100, batch: int = 4, wait: float = 0.0) -> Scheduler:
-    return Scheduler(stages, Limits(samples, batch, wait))
+FLAT = Costs((1, 4), ((1.0, 1.0), (1.0, 1.0)))
+"""A second a run, whatever its size: one more sample in a batch saves a second."""
+
+
+def scheduler(
+    stages: int = 2, samples: int = 100, batch: int = 4, wait: float = 0.0, costs: Costs | None = None
+) -> Scheduler:
+    return Scheduler(stages, Limits(samples, batch, wait), costs)
+
+
+def eager(wait: float = 10, batch: int = 4) -> Scheduler:
+    """One in which a sample comes every tenth of a second, and the last of them at 0."""
+    queue = scheduler(batch=batch, wait=wait, costs=FLAT)
+    for tenth in range(-20, 1):
+        queue.submit(tenth / 10, FOREVER)
+        if tenth:
+            queue.cancel(range(queue._next_id))
+    return queue
 
 
 def test_a_full_batch_does_not_wait() -> None:
-    queue = scheduler(batch=3, wait=10)
-    ids = queue.submit(0, FOREVER, 3)
-    assert queue.next_batch(0) == Batch(0, tuple(ids))
+    queue = eager(batch=3)
+    queue.submit(0, FOREVER, 2)
+    assert queue.next_batch(0) == Batch(0, (20, 21, 22), "full")
 
 
-def test_a_lone_sample_waits_max_wait_and_no_longer() -> None:
-    queue = scheduler(wait=0.1)
-    queue.submit(7.3, FOREVER)
+def test_a_sample_that_expects_company_waits_as_long_as_company_would_save() -> None:
+    queue = eager()
     wake_at = queue.wake_at()
-    assert wake_at is not None
+    assert wake_at == 1.0
     assert queue.next_batch(np.nextafter(wake_at, 0)) is None
-    assert queue.next_batch(wake_at) == Batch(0, (0,))
+    assert queue.next_batch(wake_at) == Batch(0, (20,), "idle")
+
+
+def test_no_sample_waits_longer_than_it_may() -> None:
+    queue = eager(wait=0.25)
+    queue.submit(0.2, FOREVER)
+    assert queue.next_batch(0.24) is None
+    assert queue.next_batch(0.25) == Batch(0, (20, 21), "timeout")
+
+
+def test_no_sample_waits_past_the_last_start_that_meets_its_deadline() -> None:
+    queue = eager()
+    queue.submit(0, 2.5)
+    assert queue.next_batch(0.49) is None
+    assert queue.next_batch(0.5) == Batch(0, (20, 21), "deadline")
+
+
+def test_nobody_waits_where_a_larger_batch_saves_nothing() -> None:
+    queue = scheduler(wait=10, costs=Costs((1,), ((1.0,), (1.0,))))
+    for second in range(3):
+        queue.submit(second / 10, FOREVER)
+    assert queue.next_batch(0.2) == Batch(0, (0, 1, 2), "idle")
+
+
+def test_nobody_waits_for_those_who_come_too_seldom_to_save_anything() -> None:
+    queue = scheduler(wait=10, costs=FLAT)
+    for second in (0, 0.99, 1.98):
+        queue.submit(second, FOREVER)
+    assert queue.next_batch(1.98) is None
+    queue.submit(9, FOREVER)
+    assert queue.next_batch(9) == Batch(0, (0, 1, 2, 3), "full")
+    queue.submit(20, FOREVER)
+    assert queue.next_batch(20) == Batch(0, (4,), "idle")
 
 
 def test_without_max_wait_a_lone_sample_runs_at_once() -> None:
@@ -46,20 +96,20 @@ def test_a_batch_holds_no_more_than_max_batch_and_keeps_the_order_of_arrival() -
     queue = scheduler(batch=4)
     queue.submit(0, FOREVER, 6)
     assert [queue.next_batch(0), queue.next_batch(0), queue.next_batch(0)] == [
-        Batch(0, (0, 1, 2, 3)),
+        Batch(0, (0, 1, 2, 3), "full"),
         Batch(0, (4, 5)),
         None,
     ]
 
 
 def test_survivors_of_two_requests_share_the_next_stages_batch() -> None:
-    queue = scheduler(wait=1)
+    queue = scheduler()
     queue.submit(0, FOREVER, 2)
     queue.submit(0.5, FOREVER, 2)
     batch = queue.next_batch(1)
     assert batch is not None
     assert queue.advance(batch, [True, False, False, True], 1.1) == (0, 3)
-    assert queue.next_batch(2.2) == Batch(1, (1, 2))
+    assert queue.next_batch(1.1) == Batch(1, (1, 2))
 
 
 def test_later_stages_go_first() -> None:
@@ -68,7 +118,7 @@ def test_later_stages_go_first() -> None:
     begun = queue.next_batch(0)
     assert begun is not None
     queue.advance(begun, [False], 0)
-    assert queue.next_batch(0) == Batch(1, (0,))
+    assert queue.next_batch(0) == Batch(1, (0,), "full")
 
 
 def test_the_last_stage_answers_whatever_the_exit_rule_says() -> None:
@@ -119,33 +169,86 @@ def test_late_samples_leave_whether_they_wait_or_run() -> None:
     queue.submit(0, 9.0)
     running = queue.next_batch(0)
     assert queue.expire(4.9) == ()
-    assert queue.expire(5.0) == (0, 1)
+    assert queue.expire(5.0) == (Departure(0, False), Departure(1, False))
     assert running is not None
     assert queue.advance(running, [True], 6) == ()
     assert queue.depths() == [1, 0]
 
 
+@pytest.mark.parametrize("may_truncate", [False, True])
+def test_a_sample_that_its_next_stage_would_make_late_leaves_before_it(may_truncate: bool) -> None:
+    queue = scheduler(costs=FLAT)
+    queue.submit(0, 2.5, may_truncate=may_truncate)
+    batch = queue.next_batch(0)
+    assert batch is not None
+    assert queue.advance(batch, [False], 1.6) == ()
+    assert queue.expire(1.6) == (Departure(0, may_truncate),)
+    assert len(queue) == 0
+
+
+def test_before_stage_0_there_is_nothing_to_truncate_to() -> None:
+    queue = scheduler(costs=FLAT)
+    queue.submit(0, 1.5, may_truncate=True)
+    assert queue.expire(0.4) == ()
+    assert queue.expire(0.5) == (Departure(0, False),)
+
+
+def test_a_sample_that_the_queue_would_make_late_is_not_let_in_and_told_how_long_the_queue_is() -> None:
+    queue = scheduler(batch=1, costs=Costs((1,), ((1.0,), (2.0,))))
+    queue.submit(0, FOREVER, 2)
+    with pytest.raises(Overloaded, match=r"take 6\.000 s") as refused:
+        queue.submit(0, 8.5)
+    assert refused.value.retry_after_s == 6
+    assert len(queue.submit(0, 9.5)) == 1
+
+
+def test_what_runs_counts_as_part_of_the_queue_until_it_is_reported() -> None:
+    queue = scheduler(stages=1, costs=Costs((1,), ((1.0,),)))
+    queue.submit(0, FOREVER, 2)
+    batch = queue.next_batch(0)
+    assert batch is not None
+    assert queue.backlog() == 2
+    queue.give_up(batch)
+    assert queue.backlog() == 0
+
+
+def test_the_queue_is_shorter_where_most_samples_stop_early() -> None:
+    queue = scheduler(batch=1, costs=Costs((1,), ((1.0,), (1.0,))))
+    for _ in range(30):
+        queue.submit(0, FOREVER)
+        batch = queue.next_batch(0)
+        assert batch is not None
+        queue.advance(batch, [True], 0)
+    queue.submit(0, FOREVER, 10)
+    assert queue.backlog() == 11
+
+
+def test_a_deadline_that_no_queue_could_meet_is_no_overload() -> None:
+    with pytest.raises(DeadlineExceeded, match=r"stage 0 alone takes 1\.000 s over 2 images"):
+        scheduler(costs=FLAT).submit(0, 0.9, 2)
+
+
 def test_it_wakes_for_a_deadline_and_forgets_the_deadlines_of_those_who_left() -> None:
-    queue = scheduler(wait=100)
+    queue = scheduler()
     queue.submit(0, 3.0)
     queue.submit(0, 8.0)
-    assert queue.wake_at() == 3.0
+    assert queue.wake_at(can_run=False) == 3.0
     queue.cancel([0])
-    assert queue.wake_at() == 8.0
+    assert queue.wake_at(can_run=False) == 8.0
     queue.cancel([1])
     assert queue.wake_at() is None
 
 
 def test_while_nothing_can_be_started_only_deadlines_wake_it() -> None:
-    queue = scheduler(wait=1)
+    queue = eager()
     queue.submit(0, 50.0)
-    assert queue.wake_at(can_run=False) == 50.0
+    assert queue.wake_at(can_run=False) == 49.0
     assert queue.wake_at() == 1.0
 
 
 def test_a_full_batch_is_due_in_the_past() -> None:
-    queue = scheduler(batch=2, wait=10)
-    queue.submit(3, FOREVER, 2)
+    queue = eager(batch=2)
+    queue.submit(0, FOREVER)
     assert queue.wake_at() == float("-inf")
 
 
@@ -168,18 +271,25 @@ class House(RuleBasedStateMachine):
         self.left: list[int] = []
         self.running: list[Batch] = []
 
-    @initialize(stages=st.integers(1, 3), batch=st.integers(1, 5), wait=st.sampled_from([0.0, 0.1, 0.7]))
-    def open(self, stages: int, batch: int, wait: float) -> None:
+    @initialize(
+        stages=st.integers(1, 3),
+        batch=st.integers(1, 5),
+        wait=st.sampled_from([0.0, 0.1, 0.7]),
+        cost=st.sampled_from([0.0, 0.05, 0.3]),
+        growth=st.floats(1, 4),
+    )
+    def open(self, stages: int, batch: int, wait: float, cost: float, growth: float) -> None:
         self.max_batch = batch
-        self.queue = Scheduler(stages, Limits(20, batch, wait))
+        self.queue = Scheduler(stages, Limits(20, batch, wait), Costs((1, 4), ((cost, cost * growth),) * stages))
 
-    @rule(count=st.integers(1, 6), patience=st.floats(0, 3), last=st.none() | st.integers(0, 3))
-    def submit(self, count: int, patience: float, last: int | None) -> None:
+    @rule(count=st.integers(1, 6), patience=st.floats(0, 3), last=st.none() | st.integers(0, 3), truncate=st.booleans())
+    def submit(self, count: int, patience: float, last: int | None, truncate: bool) -> None:
         if len(self.queue) + count > 20:
             with pytest.raises(Overloaded):
                 self.queue.submit(self.now, FOREVER, count)
-        else:
-            self.entered.update(self.queue.submit(self.now, self.now + patience, count, last))
+            return
+        with contextlib.suppress(Overloaded, DeadlineExceeded):
+            self.entered.update(self.queue.submit(self.now, self.now + patience, count, last, truncate))
 
     @rule()
     def run(self) -> None:
@@ -211,7 +321,8 @@ class House(RuleBasedStateMachine):
         wake_at = self.queue.wake_at()
         if wake_at is not None:
             self.now = max(self.now, wake_at)
-            late, batch = self.queue.expire(self.now), self.queue.next_batch(self.now)
+            late = [departure.id for departure in self.queue.expire(self.now)]
+            batch = self.queue.next_batch(self.now)
             assert late or batch, "it woke for nothing"
             self.left.extend(late)
             self.running.extend([batch] if batch else [])

@@ -1,0 +1,97 @@
+"""The models a process serves: which there are, which version is current, and what each is told by default.
+
+A model is a bundle that is loaded. A request looks its model up once, and keeps it with the defaults of that moment to
+its end; so every answer is of one version and one threshold, whatever is changed meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cascade.errors import NotFound
+from cascade.manifest import Manifest
+from server.engine import Engine
+from server.metrics import Metrics
+from server.runtime import Runtime
+from server.scheduler import Limits
+from server.settings import ServerSettings
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What a request gets that does not ask for something else.
+
+    Attributes:
+        threshold: energy to be exceeded.
+        max_stage: the last stage that may run; None for the last there is.
+    """
+
+    threshold: float
+    max_stage: int | None = None
+
+
+class Model:
+    """One version of one bundle, with the engine that runs it.
+
+    Args:
+        settings: limits, and the threshold that replaces the bundle's.
+        runtime: runs its networks.
+        metrics: told of every batch and exit.
+    """
+
+    def __init__(self, settings: ServerSettings, runtime: Runtime, metrics: Metrics) -> None:
+        limits = Limits(settings.max_queue, settings.max_batch, settings.max_wait_ms / 1000)
+        self.manifest: Manifest = runtime.manifest
+        self.document: bytes = runtime.manifest.model_dump_json().encode()
+        self.engine = Engine(runtime, limits, metrics, inline=settings.device == "cpu")
+        own = runtime.manifest.exit.threshold
+        self.controls = Controls(own if settings.threshold is None else settings.threshold)
+        self.metrics = metrics.of_model(self.name, runtime.manifest.costs())
+
+    @property
+    def name(self) -> str:
+        """The bundle's name."""
+        return self.manifest.name
+
+    @property
+    def version(self) -> str:
+        """The bundle's version."""
+        return self.manifest.version
+
+
+class Models:
+    """All of them. The first that was given answers where no name is; the last version of a name is its current one.
+
+    Args:
+        models: at least one.
+    """
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        self._models: dict[str, dict[str, Model]] = {}
+        for model in models:
+            self._models.setdefault(model.name, {})[model.version] = model
+        self._first = models[0].name
+
+    def get(self, name: str | None = None, version: str | None = None) -> Model:
+        """Look a model up.
+
+        Args:
+            name: default the first that was given.
+            version: default the current one.
+
+        Raises:
+            NotFound: there is none of that name or version.
+        """
+        versions = self._models.get(self._first if name is None else name)
+        if versions is None:
+            raise NotFound(f"there is no model {name!r}: there are {', '.join(self._models)}")
+        if version is None:
+            return next(reversed(versions.values()))
+        if version not in versions:
+            raise NotFound(f"model {name!r} has no version {version!r}: it has {', '.join(versions)}")
+        return versions[version]
+
+    def all(self) -> list[Model]:
+        """Every version of every model, the current one of each name first."""
+        return [model for versions in self._models.values() for model in reversed(versions.values())]
