@@ -60,8 +60,8 @@ class ServerSettings(BaseSettings):
     max_batch: Annotated[int, Field(gt=0, le=1024, description="images in one run of a network")] = 32
     max_wait_ms: Annotated[
         float,
-        Field(ge=0, le=60_000, description="longest wait for a batch to fill; 0 on the CPU, where it gains nothing"),
-    ] = 0.0
+        Field(ge=0, le=60_000, description="longest wait for a batch to fill, where that repays; on a CPU never"),
+    ] = 2.0
     request_timeout_s: Annotated[Seconds, Field(description="longest time from the first byte to the answer")] = 30.0
     drain_delay_s: Annotated[
         float, Field(ge=0, description="time between turning not ready and closing the port, after SIGTERM")
@@ -74,8 +74,6 @@ class ServerSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _limits_agree(self) -> Self:
-        if self.device == "cpu" and self.max_wait_ms:
-            raise ValueError("max_wait_ms must be 0 on the CPU: a larger batch takes as long an image")
         if self.max_images > self.max_queue:
             raise ValueError(f"max_images {self.max_images} is more than max_queue {self.max_queue} can ever hold")
         if self.max_body_bytes > self.max_buffered_bytes:

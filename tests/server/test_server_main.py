@@ -174,7 +174,7 @@ WRONG = {
     "nothing": ([], "BUNDLE (RESCADE_BUNDLE): Field required"),
     "a word for a number": (["b", "--port", "http"], "--port (RESCADE_PORT): Input should be a valid integer"),
     "an option we do not have": (["b", "--prot", "1"], "No such option"),
-    "values that do not fit": (["b", "--max-wait-ms", "5"], "max_wait_ms must be 0 on the CPU"),
+    "values that do not fit": (["b", "--max-images", "5000"], "max_images 5000 is more than max_queue 1024"),
     "a device nobody has": (["b", "--device", "tpu"], "--device (RESCADE_DEVICE): String should match"),
 }
 
