@@ -186,6 +186,24 @@ class Engine:
         if not self._warm:
             raise NotReady("the networks are still warming up: try again in a second")
 
+    def check_room(self, deadline: float) -> None:
+        """Refuse a request that has no prospects, before its body is read and its images are decoded.
+
+        Args:
+            deadline: on the engine's clock.
+
+        Raises:
+            NotReady: warm-up has not ended.
+            Overloaded: too many images are in hand, or they take until after the deadline.
+            DeadlineExceeded: the answer would come too late.
+        """
+        self.check_ready()
+        try:
+            self._scheduler.check_room(self._clock(), deadline)
+        except Overloaded:
+            self._metrics.left("refused")
+            raise
+
     async def predict(
         self,
         images: Floats,

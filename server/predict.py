@@ -88,8 +88,8 @@ class Predictor:
         headers = Headers(scope=scope)
         with self.intake.guest(receive) as guest:
             model = self._models.get(name, version)
-            model.engine.check_ready()
             deadline = self.deadline(headers.get("x-deadline-ms"))
+            model.engine.check_room(deadline)
             body = await self.intake.read(guest, headers.get("content-length", ""), headers.get("content-encoding", ""))
             query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
             content_type = headers.get("content-type", "")

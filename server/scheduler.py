@@ -148,7 +148,7 @@ class Scheduler:
             Overloaded: the house is full, or what is in it takes until after the deadline.
             DeadlineExceeded: the deadline could not be met in an empty house.
         """
-        self._admit(now, deadline, count)
+        self.check_room(now, deadline, count)
         final = len(self._queues) - 1
         ids = range(self._next_id, self._next_id + count)
         self._next_id += count
@@ -161,7 +161,13 @@ class Scheduler:
         self._changed(0, now)
         return ids
 
-    def _admit(self, now: float, deadline: float, count: int) -> None:
+    def check_room(self, now: float, deadline: float, count: int = 1) -> None:
+        """Refuse what could not be let in; asked before an image is decoded, it saves the decoding.
+
+        Raises:
+            Overloaded: the house is full, or what is in it takes until after the deadline.
+            DeadlineExceeded: the deadline could not be met in an empty house.
+        """
         if len(self._samples) + count > self._limits.max_samples:
             raise Overloaded(
                 f"{len(self._samples)} images are in hand and {count} more would pass the limit of "

@@ -164,6 +164,8 @@ async def test_a_full_house_answers_at_once() -> None:
         await gate.someone_is_inside()
         with pytest.raises(Overloaded):
             await engine.predict(runtime.images([1]), 0.6)
+        with pytest.raises(Overloaded):
+            engine.check_room(float("inf"))
         gate.opened.set()
         assert stages_of(await inside) == [0]
 
