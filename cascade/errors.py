@@ -10,11 +10,13 @@
     │   ├── UnsupportedType     415
     │   ├── SlowRequest         408
     │   └── NotFound            404
+    │       └── UnknownModel    404   no model, or no version of it, has that name
     └── ServiceError            503   the service cannot answer now
         ├── NotReady            503
         ├── Overloaded          503
         ├── DeadlineExceeded    504
         ├── StageFailed         500   a network of the cascade could not be run
+        ├── NotFinite           500   an answer holds a number that JSON cannot say
         └── DeviceUnavailable   503   an accelerator was asked for and is not there
 
 A message says what is wrong, where, and what to do about it.
@@ -105,6 +107,12 @@ class NotFound(RequestError):
     code = "not_found"
 
 
+class UnknownModel(NotFound):
+    """No model, or no version of it, has that name."""
+
+    code = "unknown_model"
+
+
 class ServiceError(CascadeError):
     """The service is at fault, for now."""
 
@@ -145,6 +153,13 @@ class StageFailed(ServiceError):
 
     status = 500
     code = "stage_failed"
+
+
+class NotFinite(ServiceError):
+    """An answer holds NaN or infinity, which JSON cannot say."""
+
+    status = 500
+    code = "not_finite"
 
 
 class DeviceUnavailable(ServiceError):
