@@ -19,7 +19,9 @@ from server.logs import configure
 from server.metrics import Metrics, shared_folder
 from server.middleware import CLIENT_CLOSED_REQUEST, Observe, Reply, error_reply, failure
 from server.models import Model, Models
+from server.oip.routes import router as oip
 from server.predict import Predictor
+from server.protocol import Protocol
 from server.routes import router
 from server.runtime import OnnxRuntime, Runtime
 from server.settings import ServerSettings
@@ -44,6 +46,7 @@ class Service:
         self.metrics = Metrics(shared_folder(), _soon)
         self.models = Models([Model(settings, runtime, self.metrics) for runtime in runtimes])
         self.predictor = Predictor(settings, self.models)
+        self.protocol = Protocol(settings, self.models, self.predictor, self.metrics, lambda: self.ready)
         self.failure: Exception | None = None
         self.warmed = asyncio.Event()
         self._draining = False
@@ -105,7 +108,7 @@ def create_app(settings: ServerSettings, runtime: Runtime | None = None) -> Fast
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         opened = await asyncio.to_thread(open_runtime, settings) if runtime is None else runtime
         service = Service(settings, [opened])
-        app.state.service = service
+        app.state.service, app.state.oip = service, service.protocol
         warming = asyncio.create_task(service.warm_up())
         try:
             yield
@@ -122,6 +125,7 @@ def create_app(settings: ServerSettings, runtime: Runtime | None = None) -> Fast
         redirect_slashes=False,
     )
     app.include_router(router)
+    app.include_router(oip)
     app.add_exception_handler(CascadeError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)

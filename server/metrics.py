@@ -8,6 +8,7 @@ starts a worker. Observations are collected by `server.tally` and handed over to
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,8 +130,8 @@ class Metrics:
     ) -> BatchedHistogram:
         return BatchedHistogram(name, text, labels, namespace="rescade", registry=self._registry, buckets=buckets)
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        common: Any = {"namespace": "rescade", "registry": self._registry, "multiprocess_mode": "livesum"}
+    def _gauge(self, name: str, text: str, *labels: str, over_workers: str = "livesum") -> Gauge:
+        common: Any = {"namespace": "rescade", "registry": self._registry, "multiprocess_mode": over_workers}
         return Gauge(name, text, labels, **common)
 
 
@@ -151,6 +152,8 @@ class _Families:
         self.left = counter("unanswered", "Images that left without the cascade's answer, by why.", "model", "reason")
         self.asked = counter("inferences", "Requests to a model, by how they ended.", "model", "outcome")
         self.asked_seconds = counter("inference_seconds", "Time these requests took.", "model", "outcome")
+        last = "When a request was last answered, seconds since the epoch."
+        self.last = gauge("last_inference_seconds", last, "model", over_workers="max")
         self.depth = gauge("queue_depth", "Images waiting.", *stage)
         self.held = gauge("images_in_flight", "Images waiting or running.", "model")
 
@@ -180,11 +183,13 @@ class ModelMetrics:
         self._left = {reason: metrics.count(families.left, name, reason) for reason in reasons}
         self._asked = {word: metrics.count(families.asked, name, word) for word in ("success", "fail")}
         self._seconds = {word: metrics.count(families.asked_seconds, name, word) for word in ("success", "fail")}
-        self._held = metrics.level(families.held, name)
+        self._held, self._last = metrics.level(families.held, name), metrics.level(families.last, name)
 
     def asked(self, worked: bool, seconds: float) -> None:
         """Count a request to the model, and how long it took."""
         word = "success" if worked else "fail"
+        if worked:
+            self._last.set(time.time())
         self._asked[word].add()
         self._seconds[word].add(seconds)
         self._metrics.touch()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cascade.errors import NotFound
+from cascade.errors import UnknownModel
 from cascade.manifest import Manifest
 from server.engine import Engine
 from server.metrics import Metrics
@@ -59,6 +59,11 @@ class Model:
         """The bundle's version."""
         return self.manifest.version
 
+    @property
+    def ready(self) -> bool:
+        """Whether every stage is warm."""
+        return self.engine.ready
+
 
 class Models:
     """All of them. The first that was given answers where no name is; the last version of a name is its current one.
@@ -81,15 +86,15 @@ class Models:
             version: default the current one.
 
         Raises:
-            NotFound: there is none of that name or version.
+            UnknownModel: there is none of that name or version.
         """
         versions = self._models.get(self._first if name is None else name)
         if versions is None:
-            raise NotFound(f"there is no model {name!r}: there are {', '.join(self._models)}")
+            raise UnknownModel(f"there is no model {name!r}: there are {', '.join(self._models)}")
         if version is None:
             return next(reversed(versions.values()))
         if version not in versions:
-            raise NotFound(f"model {name!r} has no version {version!r}: it has {', '.join(versions)}")
+            raise UnknownModel(f"model {name!r} has no version {version!r}: it has {', '.join(versions)}")
         return versions[version]
 
     def all(self) -> list[Model]:

@@ -98,7 +98,7 @@ class Predictor:
             def read() -> Question:
                 return read_question(content_type, body, query, rule, self._caps)
 
-            question = read() if len(body) <= LIGHT_BYTES else await self._in_thread(read, deadline)
+            question = read() if len(body) <= LIGHT_BYTES else await self.in_thread(read, deadline)
             answer = await self.ask(model, question, deadline, scope.get("rescade"))
         return _write(model, answer, question.options)
 
@@ -165,9 +165,18 @@ class Predictor:
         def work() -> Floats:
             return decode(question, rule, self._caps, lambda: time.monotonic() > deadline)
 
-        return work() if question.is_light() else await self._in_thread(work, deadline)
+        return work() if question.is_light() else await self.in_thread(work, deadline)
 
-    async def _in_thread(self, work: Callable[[], T], deadline: float) -> T:
+    async def in_thread(self, work: Callable[[], T], deadline: float) -> T:
+        """Do some work beside the event loop.
+
+        Args:
+            work: decodes, or takes apart.
+            deadline: on the clock of `time.monotonic`.
+
+        Raises:
+            DeadlineExceeded: it was not done in time.
+        """
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, work)

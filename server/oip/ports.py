@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -96,15 +97,23 @@ class Models(Protocol):
     def all(self) -> Sequence[Model]:
         """Every version of every model; of each model, the current one first."""
 
+    def hold(self, request: Request) -> AbstractContextManager[object]:
+        """Keep a request among those in hand until it is answered, and end it if its client goes away.
+
+        Raises:
+            Overloaded: too many are in hand.
+            ClientDisconnect: nobody waits for the answer any more.
+        """
+
     async def read_body(self, request: Request) -> bytes:
-        """The whole body as it was sent, compressed or not, within the server's limits.
+        """The whole body of a request that is held, as it was sent, compressed or not, within the server's limits.
 
         Raises:
             CascadeError: it is too large or too slow, or there is no room for it.
         """
 
-    async def in_thread(self, work: Callable[[], Result]) -> Result:
-        """Run what takes time away from the event loop."""
+    async def run(self, work: Callable[[], Result], size: int) -> Result:
+        """Do some work: away from the event loop, if `size`, the bytes it goes over, makes that worth it."""
 
     async def predict(
         self, model: Model, question: Question, deadline_s: float | None

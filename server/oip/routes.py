@@ -26,6 +26,8 @@ from server.oip.ports import Model, Models, Outcome
 
 logger = logging.getLogger(__name__)
 
+FLOAT_BYTES = 4
+
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
@@ -217,10 +219,13 @@ async def model_statistics(request: Request) -> Response:
 async def model_infer(request: Request) -> Response:
     """Run a model on the tensors in the body."""
     models, model = _models(request), _model(request)
-    body = await models.read_body(request)
-    asked = await models.in_thread(partial(infer.read, body, request.headers, model.manifest, models.limits))
-    threshold, outcomes = await _predict(models, model, asked)
-    reply = await models.in_thread(partial(infer.write, asked, model, threshold, outcomes, request.headers))
+    with models.hold(request):
+        body = await models.read_body(request)
+        read = partial(infer.read, body, request.headers, model.manifest, models.limits)
+        asked = await models.run(read, len(body))
+        threshold, outcomes = await _predict(models, model, asked)
+        write = partial(infer.write, asked, model, threshold, outcomes, request.headers)
+        reply = await models.run(write, len(outcomes) * len(model.manifest.labels) * FLOAT_BYTES)
     return Response(reply.body, headers=dict(reply.headers))
 
 
@@ -236,7 +241,8 @@ async def index(request: Request) -> Response:
     """List what is in the repository."""
     models = _models(request)
     models.check_control(request)
-    only_ready = repository.read_index_filter(await models.read_body(request))
+    with models.hold(request):
+        only_ready = repository.read_index_filter(await models.read_body(request))
     return _json(documents.index(models.index(), only_ready))
 
 
@@ -245,7 +251,8 @@ async def load(request: Request) -> Response:
     """Load a model, or load it again."""
     models = _models(request)
     models.check_control(request)
-    repository.check_load(await models.read_body(request))
+    with models.hold(request):
+        repository.check_load(await models.read_body(request))
     await models.load(request.path_params["name"])
     return Response()
 
@@ -255,7 +262,8 @@ async def unload(request: Request) -> Response:
     """End a model."""
     models = _models(request)
     models.check_control(request)
-    repository.check_unload(await models.read_body(request))
+    with models.hold(request):
+        repository.check_unload(await models.read_body(request))
     await models.unload(request.path_params["name"])
     return Response()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import httpx
@@ -63,12 +63,16 @@ class FakeModels:
         """Every version."""
         return self.models
 
+    def hold(self, request: Request) -> AbstractContextManager[object]:
+        """No request is too many."""
+        return nullcontext()
+
     async def read_body(self, request: Request) -> bytes:
         """Whatever comes."""
         return await request.body()
 
-    async def in_thread(self, work: Callable[[], Result]) -> Result:
-        """In a thread indeed."""
+    async def run(self, work: Callable[[], Result], size: int) -> Result:
+        """In a thread, whatever the size."""
         return await asyncio.to_thread(work)
 
     async def predict(

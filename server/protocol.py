@@ -1,0 +1,217 @@
+"""The server as the Open Inference Protocol wants it: what `server.oip` asks for, over the engine of `/predict`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import TypeVar
+
+from prometheus_client.metrics_core import Metric
+from starlette.requests import Request
+
+from cascade.errors import NotFound
+from server.codec import Question
+from server.engine import Outcome
+from server.intake import Guest
+from server.metrics import Metrics
+from server.models import Model, Models
+from server.oip.documents import BatchSpent, Counters, IndexRow, ModelCounters, Spent
+from server.oip.model import Question as Asked
+from server.oip.ports import Limits
+from server.predict import LIGHT_BYTES, Predictor
+from server.settings import ServerSettings
+
+Result = TypeVar("Result")
+GUEST = "rescade.guest"
+
+
+class Protocol:
+    """Everything the protocol's routes ask.
+
+    Args:
+        settings: limits.
+        models: that are served.
+        predictor: answers questions.
+        metrics: what was counted, over all workers.
+        is_ready: whether all models are warm and no drain has begun.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        models: Models,
+        predictor: Predictor,
+        metrics: Metrics,
+        is_ready: Callable[[], bool],
+    ) -> None:
+        self.limits = Limits(settings.max_images, settings.max_body_bytes, round(settings.max_wait_ms * 1000))
+        self.server_version = _version()
+        self._models, self._predictor, self._metrics, self._is_ready = models, predictor, metrics, is_ready
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model can answer now."""
+        return self._is_ready()
+
+    def get(self, name: str, version: str | None) -> Model:
+        """One version of a model; without one, the current.
+
+        Raises:
+            UnknownModel: there is none of that name, or none of that version.
+        """
+        return self._models.get(name, version)
+
+    def all(self) -> Sequence[Model]:
+        """Every version of every model; of each model, the current one first."""
+        return self._models.all()
+
+    @contextmanager
+    def hold(self, request: Request) -> Iterator[None]:
+        """Keep a request among those in hand until it is answered.
+
+        Raises:
+            Overloaded: too many are in hand.
+            ClientDisconnect: nobody waits for the answer any more.
+        """
+        with self._predictor.intake.guest(request.receive) as guest:
+            request.scope[GUEST] = guest
+            yield
+
+    async def read_body(self, request: Request) -> bytes:
+        """The whole body, as it was sent.
+
+        Raises:
+            CascadeError: it is too large or too slow, or there is no room for it.
+        """
+        guest: Guest = request.scope[GUEST]
+        return await self._predictor.intake.read(guest, request.headers.get("Content-Length", ""))
+
+    async def run(self, work: Callable[[], Result], size: int) -> Result:
+        """Do some work, in a thread if it goes over many bytes."""
+        if size <= LIGHT_BYTES:
+            return work()
+        return await self._predictor.in_thread(work, self._predictor.deadline(None))
+
+    async def predict(self, model: Model, question: Asked, deadline_s: float | None) -> tuple[float, Sequence[Outcome]]:
+        """Ask a model about at least one image.
+
+        Args:
+            model: whom.
+            question: what.
+            deadline_s: seconds from now that the client will wait.
+
+        Raises:
+            CascadeError: it cannot be answered, or not in time.
+        """
+        deadline = self._predictor.deadline(None)
+        if deadline_s is not None:
+            deadline = min(deadline, time.monotonic() + deadline_s)
+        asked = Question(question.options, question.images, question.inputs, question.pixels)
+        answer = await self._predictor.ask(model, asked, deadline)
+        return answer.threshold, answer.outcomes
+
+    def statistics(self) -> list[ModelCounters]:
+        """Counts of every model, over all workers; versions that follow each other share them."""
+        samples = _Samples(self._metrics.collect())
+        return [_counters(samples, model) for model in self._models.all()]
+
+    def check_control(self, request: Request) -> None:
+        """Refuse whoever may not see or change the repository: so far, everybody.
+
+        Raises:
+            NotFound: there is no control over models.
+        """
+        raise NotFound("models cannot be loaded or unloaded while this server runs: start it anew")
+
+    def index(self) -> Sequence[IndexRow]:
+        """Every version that is served."""
+        return [IndexRow(model.name, model.version, "READY") for model in self._models.all()]
+
+    async def load(self, name: str) -> None:
+        """Never reached, since `check_control` refuses."""
+        raise NotFound(f"model {name!r} cannot be loaded while this server runs: start it anew")
+
+    async def unload(self, name: str) -> None:
+        """Never reached, since `check_control` refuses."""
+        raise NotFound(f"model {name!r} cannot be unloaded while this server runs: start it anew")
+
+
+class _Samples:
+    """Prometheus' figures by name and labels."""
+
+    def __init__(self, families: Sequence[Metric]) -> None:
+        self._values = {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+    def value(self, name: str, **labels: str) -> int:
+        """A count; 0 where nothing was counted."""
+        return int(self._values.get((f"rescade_{name}", tuple(sorted(labels.items()))), 0))
+
+    def spent(self, count: str, seconds: str, **labels: str) -> Spent:
+        """A count, and the time that goes with it."""
+        total = self._values.get((f"rescade_{seconds}", tuple(sorted(labels.items()))), 0.0)
+        return Spent(self.value(count, **labels), round(total * 1e9))
+
+    def sizes(self, **labels: str) -> dict[int, int]:
+        """How many runs had each batch size, to the bucket: its upper bound stands for all in it."""
+        wanted, found, before = set(labels.items()), {}, 0
+        buckets = [
+            (float(dict(key)["le"]), value)
+            for (name, key), value in self._values.items()
+            if name == "rescade_batch_size_bucket" and wanted <= set(key)
+        ]
+        for bound, value in sorted(buckets):
+            if value > before and bound != float("inf"):
+                found[int(bound)] = int(value) - before
+            before = int(value)
+        return found
+
+
+def _counters(samples: _Samples, model: Model) -> ModelCounters:
+    stages = [_stage(samples, model.name, str(stage)) for stage in range(len(model.manifest.stages))]
+    first = stages[0]
+    total = Counters(
+        last_inference_ms=1000 * samples.value("last_inference_seconds", model=model.name),
+        inferences=sum(stage.inferences for stage in stages)
+        + samples.value("unanswered_total", model=model.name, reason="truncated"),
+        executions=first.executions,
+        success=samples.spent("inferences_total", "inference_seconds_total", model=model.name, outcome="success"),
+        fail=samples.spent("inferences_total", "inference_seconds_total", model=model.name, outcome="fail"),
+        queue=_sum(stage.queue for stage in stages),
+        compute_infer=_sum(stage.compute_infer for stage in stages),
+        batches=first.batches,
+    )
+    return ModelCounters(model.name, model.version, total, stages)
+
+
+def _stage(samples: _Samples, name: str, stage: str) -> Counters:
+    labels = {"model": name, "stage": stage}
+    run = samples.spent("run_seconds_count", "run_seconds_sum", **labels)
+    sizes = samples.sizes(**labels)
+    mean = run.ns // max(1, run.count)
+    return Counters(
+        inferences=samples.value("exits_total", **labels),
+        executions=run.count,
+        success=Spent(samples.value("exits_total", **labels), run.ns),
+        queue=samples.spent("queue_seconds_count", "queue_seconds_sum", **labels),
+        compute_infer=run,
+        batches={size: BatchSpent(compute_infer=Spent(count, count * mean)) for size, count in sizes.items()},
+    )
+
+
+def _sum(parts: Iterable[Spent]) -> Spent:
+    counts, times = zip(*((part.count, part.ns) for part in parts), strict=True)
+    return Spent(sum(counts), sum(times))
+
+
+def _version() -> str:
+    """Of the package, if it is installed and not just run from its folder."""
+    try:
+        return version("rescade")
+    except PackageNotFoundError:
+        return "0"
