@@ -200,12 +200,21 @@ class Stop(Frozen):
 
 
 class ResidualConfig(Frozen):
-    """The res-students: R_i has `models[i - 1]`, the last name is used for all that follow."""
+    """The res-students: R_i has `models[i - 1]`, the last name is used for all that follow.
+
+    Attributes:
+        models: names of networks.
+        method: its name and settings.
+        schedule: what differs from the recipe's.
+        stop: when there are enough.
+        start: `fresh` begins from random weights, `previous` from the stage before, its classifier set to zero.
+    """
 
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     method: dict[str, Any] = {"name": "res_kd"}
     schedule: dict[str, Any] = {}
     stop: Stop = Stop(energy=0.9)
+    start: Literal["fresh", "previous"] = "fresh"
 
 
 class ExitConfig(Frozen):
@@ -241,6 +250,18 @@ class Recipe(Frozen):
                 self.schedule_for({} if part is None else part.schedule)
             except ValidationError as error:
                 raise ValueError(f"{name}.schedule.{_reasons(error)}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _starts_fit(self) -> Self:
+        if self.residual is None or self.residual.start == "fresh":
+            return self
+        names = {self.student.model, *self.residual.models}
+        if len(names) > 1 or any(name.startswith("torchvision:") for name in names):
+            raise ValueError(
+                "residual.start 'previous' hands weights on from stage to stage, so student and res-students must all "
+                f"be the same network of ours, not {', '.join(sorted(names))}: name one, or say 'fresh'"
+            )
         return self
 
     def schedule_for(self, overrides: dict[str, Any]) -> Schedule:

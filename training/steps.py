@@ -75,6 +75,19 @@ def _rehearsed(part: str, model: str | None, method: dict[str, Any] | None, nets
     return net
 
 
+def begin_from(start: nn.Module, net: nn.Module) -> None:
+    """Give a network another one's body, and a classifier of zeros, so that it begins by changing nothing.
+
+    What the stages before leave is too little to learn features from, where there are none yet: from random weights, a
+    res-student whose labels judge the sum may stay near zero for as long as the learning rate is high.
+    """
+    classifier = net.classifier
+    assert isinstance(classifier, nn.Linear), "recipes allow this for networks of ours alone"
+    net.load_state_dict(start.state_dict())
+    nn.init.zeros_(classifier.weight)
+    nn.init.zeros_(classifier.bias)
+
+
 class _Trainer:
     """The steps of one run."""
 
@@ -114,7 +127,8 @@ class _Trainer:
             number = len(stages)
             model = config.models[min(number, len(config.models)) - 1]
             nets = Networks(nn.Identity(), teacher, tuple(stages))
-            stages.append(self.network(f"residual{number}", model, config.method, config.schedule, nets))
+            start = stages[-1] if config.start == "previous" else None
+            stages.append(self.network(f"residual{number}", model, config.method, config.schedule, nets, start))
             total = running_sums([self.dv_logits(stage) for stage in stages])[-1]
             figures = self.dv_summary(f"S{number}", total)
             self.log.say(
@@ -170,7 +184,13 @@ class _Trainer:
             )
 
     def network(
-        self, step: str, model: str, method: dict[str, Any], schedule: dict[str, Any], nets: Networks
+        self,
+        step: str,
+        model: str,
+        method: dict[str, Any],
+        schedule: dict[str, Any],
+        nets: Networks,
+        start: nn.Module | None = None,
     ) -> nn.Module:
         """Train one network, or take it if it is done; frozen, compiled if asked.
 
@@ -180,10 +200,13 @@ class _Trainer:
             method: the method's name and settings.
             schedule: what differs from the recipe's.
             nets: teacher and earlier stages; the student in it is only a placeholder.
+            start: a network of the same shape whose body it begins from.
         """
         if not self.run.is_done(step):
             torch.manual_seed(seed_for(self.recipe.seed, step, "weights"))
             net = self.device.place(models.build(model, self.classes))
+            if start is not None:
+                begin_from(start, net)
             if self.device.compile:
                 torch._dynamo.reset()
                 net.compile()

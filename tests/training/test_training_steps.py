@@ -24,7 +24,7 @@ from training import models
 from training.data import Batches, load
 from training.evaluate import evaluate, logits_of
 from training.run import Run, create, open_run
-from training.steps import run_recipe
+from training.steps import begin_from, run_recipe
 
 pytestmark = pytest.mark.train
 
@@ -155,6 +155,17 @@ def test_a_res_student_is_measured_on_top_of_all_stages_before_it(tiny_run: Run)
 def test_the_last_model_is_used_for_all_later_res_students(tmp_path: Path) -> None:
     run = quick(tmp_path, residual=residual(count=3))
     assert [run.network(step)[0] for step in run.stages()] == [SMALL, SMALL, "resnet8_0.25_a", "resnet8_0.25_a"]
+
+
+def test_a_res_student_may_begin_where_the_stage_before_ended_and_changes_nothing_at_first(tmp_path: Path) -> None:
+    start, net = models.build(SMALL, 10).eval(), models.build(SMALL, 10).eval()
+    begin_from(start, net)
+    images = torch.randn(4, 3, 32, 32)
+    assert torch.equal(net(images), torch.zeros(4, 10))
+    given = start.state_dict()
+    assert all(torch.equal(value, given[name]) for name, value in net.state_dict().items() if "classifier" not in name)
+    run = quick(tmp_path, residual={**residual(count=2), "models": [SMALL], "start": "previous"})
+    assert run.stages() == ["student", "residual1", "residual2"]
 
 
 def test_each_network_has_its_own_schedule(tmp_path: Path) -> None:
@@ -324,6 +335,10 @@ def test_a_teacher_that_knows_other_classes_is_refused(tmp_path: Path) -> None:
         ({"residual": {"models": [SMALL, "lenet"], "stop": {"count": 2}}}, "residual.*no network is called 'lenet'"),
         ({"student": {"model": SMALL, "method": {"name": "alchemy"}}}, "no method is called 'alchemy'"),
         ({"residual": {"models": [SMALL], "method": {"name": "res_kd", "tau": 2}}}, "residual.*tau"),
+        (
+            {"residual": {"models": [SMALL, "resnet8_0.25_a"], "start": "previous"}},
+            "same network of ours, not resnet8_0",
+        ),
     ],
     ids=[
         "a teacher by kd",
@@ -334,6 +349,7 @@ def test_a_teacher_that_knows_other_classes_is_refused(tmp_path: Path) -> None:
         "no such second res-student",
         "no such method",
         "a setting out of range",
+        "weights that cannot be handed on",
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_trained(
