@@ -25,6 +25,7 @@ from server.protocol import Protocol
 from server.routes import router
 from server.runtime import OnnxRuntime, Runtime
 from server.settings import ServerSettings
+from server.tracing import Tracer, open_tracer
 
 logger = logging.getLogger(__name__)
 
@@ -92,13 +93,18 @@ def open_runtime(settings: ServerSettings) -> Runtime:
     return OnnxRuntime(bundle.read(settings.bundle), settings.device, settings.threads, settings.max_batch)
 
 
-def create_app(settings: ServerSettings, runtime: Runtime | None = None) -> FastAPI:
+def create_app(settings: ServerSettings, runtime: Runtime | None = None, tracer: Tracer | None = None) -> FastAPI:
     """Make the application.
 
     Args:
         settings: every knob.
         runtime: runs the networks; default the bundle of the settings on onnxruntime, opened at start-up.
+        tracer: told of requests; default whom the settings name.
+
+    Raises:
+        ServiceError: requests are to be traced, and what that needs is not installed.
     """
+    told = open_tracer(settings.otel_endpoint, settings.otel_sample_ratio) if tracer is None else tracer
 
     async def predict(scope: Scope, receive: Receive) -> Reply:
         service: Service = app.state.service
@@ -116,6 +122,7 @@ def create_app(settings: ServerSettings, runtime: Runtime | None = None) -> Fast
             service.drain()
             await warming
             service.close()
+            await asyncio.to_thread(told.close)
 
     app = FastAPI(
         title="rescade",
@@ -129,7 +136,7 @@ def create_app(settings: ServerSettings, runtime: Runtime | None = None) -> Fast
     app.add_exception_handler(CascadeError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
-    app.add_middleware(Observe, handlers={"/predict": predict})
+    app.add_middleware(Observe, handlers={"/predict": predict}, tracer=told)
     return app
 
 

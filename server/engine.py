@@ -27,6 +27,7 @@ from server.costs import Costs
 from server.metrics import Metrics, ModelMetrics
 from server.runtime import Runtime
 from server.scheduler import Batch, Departure, Limits, Scheduler
+from server.tracing import Trace, note
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class _Request:
     future: asyncio.Future[None]
     left: int
     outcomes: list[Outcome | None]
+    trace: Trace | None = None
 
     def settle(self, position: int, outcome: Outcome) -> None:
         """Take one outcome; the last one answers the request."""
@@ -120,6 +122,7 @@ class Engine:
         self._thread = ThreadPoolExecutor(1, "run")
         self._may_inline, self._inline = inline, False
         self._busy = False
+        self._traced = 0
         self._pump_is_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = NEVER
@@ -211,6 +214,7 @@ class Engine:
         max_stage: int | None = None,
         deadline: float = NEVER,
         may_truncate: bool = False,
+        trace: Trace | None = None,
     ) -> Sequence[Outcome]:
         """Run the cascade over one request's images, in company with other requests' images.
 
@@ -220,6 +224,7 @@ class Engine:
             max_stage: the last stage that may run.
             deadline: on the engine's clock.
             may_truncate: whether an answer of fewer stages is better than none when time runs out.
+            trace: told of every run that holds one of the images.
 
         Raises:
             NotReady: warm-up has not ended.
@@ -235,7 +240,8 @@ class Engine:
             self._metrics.left("refused", len(images))
             raise
         self._metrics.admitted(len(images))
-        request = _Request(asyncio.get_running_loop().create_future(), len(images), [None] * len(images))
+        request = _Request(asyncio.get_running_loop().create_future(), len(images), [None] * len(images), trace)
+        self._traced += trace is not None
         for position, id_ in enumerate(ids):
             self._samples[id_] = _Sample(request, position, images[position], threshold, NOTHING, now)
         try:
@@ -245,6 +251,7 @@ class Engine:
             self._metrics.left("cancelled", self._scheduler.cancel(ids))
             raise
         finally:
+            self._traced -= trace is not None
             if request.left:
                 self._forget(ids)
         return [outcome for outcome in request.outcomes if outcome is not None]
@@ -309,11 +316,11 @@ class Engine:
                 done.set_result(self._run(batch.stage, samples))
             except Exception as error:
                 done.set_exception(error)
-            self._finish(batch, samples, done)
+            self._finish(batch, samples, done, now)
             return
         self._busy = True
         task = loop.run_in_executor(self._thread, self._run, batch.stage, samples)
-        task.add_done_callback(lambda done: self._finish(batch, samples, done))
+        task.add_done_callback(lambda done: self._finish(batch, samples, done, now))
 
     def _run(self, stage: int, samples: list[_Sample]) -> _Ran:
         """Run one stage over one batch; called in the thread, on samples that nothing else changes meanwhile."""
@@ -334,8 +341,11 @@ class Engine:
         stops = exits(energies, np.asarray([sample.threshold for sample in samples], np.float64))
         return _Ran(logits, energies, stops, seconds)
 
-    def _finish(self, batch: Batch, samples: list[_Sample], done: asyncio.Future[_Ran]) -> None:
+    def _finish(self, batch: Batch, samples: list[_Sample], done: asyncio.Future[_Ran], began: float) -> None:
         self._busy = False
+        if self._traced:
+            shares = [(sample.request.trace, sample.joined) for sample in samples]
+            note(batch.stage, batch.reason, shares, began, self._clock())
         if (error := done.exception()) is not None:
             logger.error("stage failed", exc_info=error, extra={"fields": {"stage": batch.stage}})
             failure = StageFailed(f"stage {batch.stage} could not be run; the log says why")

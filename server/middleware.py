@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cascade.errors import CascadeError
 from server.logs import request_id
+from server.tracing import Silence, Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -100,11 +101,13 @@ class Observe:
     Args:
         app: what answers the rest; its state holds the service.
         handlers: by path, of POST requests.
+        tracer: told of requests; default nobody.
     """
 
-    def __init__(self, app: ASGIApp, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, app: ASGIApp, handlers: Mapping[str, Handler], tracer: Tracer | None = None) -> None:
         self._app = app
         self._handlers = handlers
+        self._tracer = Silence() if tracer is None else tracer
         self._prefix, self._numbers = secrets.token_hex(5), itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -114,6 +117,7 @@ class Observe:
             return
         began = time.perf_counter()
         record = scope["rescade"] = Record(self._id_of(scope))
+        trace = self._tracer.begin(scope["method"], scope["headers"]) if self._tracer.on else None
         token = request_id.set(record.id)
         status = 0
 
@@ -137,6 +141,8 @@ class Observe:
             seconds = time.perf_counter() - began
             method = scope["method"] if scope["method"] in METHODS else "other"
             metrics.answered(record.route, method, status, seconds)
+            if trace is not None:
+                trace.end(method, record.route, status, record.id, record.fields.get("error"))
             self._log(scope, record, status, seconds)
             request_id.reset(token)
 

@@ -26,6 +26,7 @@ from server.middleware import Record, Reply
 from server.models import Model, Models
 from server.options import Options
 from server.settings import ServerSettings
+from server.tracing import Trace, current
 
 T = TypeVar("T")
 
@@ -134,27 +135,36 @@ class Predictor:
         Raises:
             CascadeError: one of those that carry a status.
         """
-        began = time.perf_counter()
+        began, trace = time.perf_counter(), current.get()
+        if trace is not None:
+            trace.model, trace.version = model.name, model.version
         try:
-            answer = await self._ask(model, question, deadline, began)
+            answer = await self._ask(model, question, deadline, began, trace)
         except CascadeError:
             model.metrics.asked(False, time.perf_counter() - began)
             raise
         model.metrics.asked(True, time.perf_counter() - began)
+        stages = [outcome.stage for outcome in answer.outcomes]
+        exits = [stages.count(stage) for stage in range(len(model.manifest.stages))]
         if record is not None:
-            stages = [outcome.stage for outcome in answer.outcomes]
             record.fields["model"], record.fields["version"] = model.name, model.version
             record.fields["images"] = len(stages)
-            record.fields["exits"] = [stages.count(stage) for stage in range(len(model.manifest.stages))]
+            record.fields["exits"] = exits
+        if trace is not None:
+            trace.exits = exits
         return answer
 
-    async def _ask(self, model: Model, question: Question, deadline: float, began: float) -> Answer:
+    async def _ask(
+        self, model: Model, question: Question, deadline: float, began: float, trace: Trace | None
+    ) -> Answer:
         controls, options = model.controls, question.options
         images = await self._decode(question, model, deadline)
         decoded = time.perf_counter()
         threshold = controls.threshold if options.threshold is None else options.threshold
         max_stage = controls.max_stage if options.max_stage is None else options.max_stage
-        outcomes = await model.engine.predict(images, threshold, max_stage, deadline, options.allow_truncated)
+        if trace is not None:
+            trace.decoded(decoded - began, len(images), threshold)
+        outcomes = await model.engine.predict(images, threshold, max_stage, deadline, options.allow_truncated, trace)
         elapsed = time.perf_counter() - decoded
         run = min(elapsed, max(outcome.run_s for outcome in outcomes))
         return Answer(threshold, outcomes, decoded - began, elapsed - run, run)

@@ -68,6 +68,13 @@ class ServerSettings(BaseSettings):
     ] = 0.0
     drain_timeout_s: Annotated[Seconds, Field(description="longest wait for requests in hand, after SIGTERM")] = 30.0
     keep_alive_s: Annotated[Positive, Field(description="longest silence on a connection that is kept")] = 30
+    otel_endpoint: Annotated[
+        str | None,
+        Field(pattern=r"^https?://[^/\s]+\S*$", description="where spans are sent, by OTLP over HTTP; default nowhere"),
+    ] = None
+    otel_sample_ratio: Annotated[
+        float, Field(ge=0, le=1, description="of the requests to trace, where no traceparent header decides that")
+    ] = 1.0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="least level that is logged, on stderr")
     ] = "info"

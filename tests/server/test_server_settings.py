@@ -44,6 +44,8 @@ BAD: dict[str, dict[str, Any]] = {
     "an endless threshold": {"threshold": float("nan")},
     "no time": {"request_timeout_s": 0},
     "a level": {"log_level": "loud"},
+    "a collector without a scheme": {"otel_endpoint": "collector:4318"},
+    "more than all": {"otel_sample_ratio": 2},
     "more images than places": {"max_images": 2000},
     "a body that never fits": {"max_body_bytes": 2**30},
 }
