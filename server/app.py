@@ -11,13 +11,13 @@ from http import HTTPStatus
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cascade import bundle
 from cascade.errors import CascadeError
 from server.logs import configure
 from server.metrics import Metrics, shared_folder
-from server.middleware import CLIENT_CLOSED_REQUEST, Observe, Reply, error_reply, failure
+from server.middleware import CLIENT_CLOSED_REQUEST, Observe, Reply, error_reply, failure, unforeseen
 from server.models import Model, Models
 from server.oip.routes import router as oip
 from server.predict import Predictor
@@ -83,6 +83,27 @@ def _soon(flush: Callable[[], None]) -> None:
     asyncio.get_running_loop().call_later(FLUSH_S, flush)
 
 
+class Application(FastAPI):
+    """FastAPI with something in front of it.
+
+    Middleware added the usual way stands behind what the framework does for every request, which takes as long as a
+    light network; this stands before it.
+
+    Attributes:
+        front: sees requests first; hands to `framework` what it does not answer.
+    """
+
+    front: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await self.front(scope, receive, send)
+
+    async def framework(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request as FastAPI does."""
+        await super().__call__(scope, receive, send)
+
+
 def open_runtime(settings: ServerSettings) -> Runtime:
     """Read and verify the bundle, and make its sessions.
 
@@ -124,7 +145,7 @@ def create_app(settings: ServerSettings, runtime: Runtime | None = None, tracer:
             service.close()
             await asyncio.to_thread(told.close)
 
-    app = FastAPI(
+    app = Application(
         title="rescade",
         description="Image classification by a cascade that spends compute only where a sample needs it.",
         lifespan=lifespan,
@@ -136,7 +157,8 @@ def create_app(settings: ServerSettings, runtime: Runtime | None = None, tracer:
     app.add_exception_handler(CascadeError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
-    app.add_middleware(Observe, handlers={"/predict": predict}, tracer=told)
+    app.add_exception_handler(Exception, _answer_unforeseen)
+    app.front = Observe(app.framework, app.state, {"/predict": predict}, told)
     return app
 
 
@@ -145,6 +167,10 @@ def from_environment() -> FastAPI:
     settings = ServerSettings()
     configure(settings.log_level)
     return create_app(settings)
+
+
+async def _answer_unforeseen(request: Request, error: Exception) -> Response:
+    return unforeseen().response()
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

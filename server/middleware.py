@@ -18,6 +18,7 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
+from starlette.datastructures import State
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -89,6 +90,11 @@ def error_reply(error: CascadeError) -> Reply:
     return failure(error.status, error.code, str(error), headers)
 
 
+def unforeseen() -> Reply:
+    """The answer where there should have been another; the log says more."""
+    return failure(500, "internal", "the server made a mistake; its log has the request id")
+
+
 def failure(status: int, code: str, message: str, headers: list[tuple[bytes, bytes]] | None = None) -> Reply:
     """An answer that is no success."""
     error = {"code": code, "message": message, "request_id": request_id.get()}
@@ -96,16 +102,19 @@ def failure(status: int, code: str, message: str, headers: list[tuple[bytes, byt
 
 
 class Observe:
-    """ASGI middleware that names, logs and counts requests, and answers some of them itself.
+    """Stands before the framework: names, logs and counts requests, and answers some of them itself.
 
     Args:
-        app: what answers the rest; its state holds the service.
+        app: what answers the rest.
+        state: of the application; holds the service, once there is one.
         handlers: by path, of POST requests.
         tracer: told of requests; default nobody.
     """
 
-    def __init__(self, app: ASGIApp, handlers: Mapping[str, Handler], tracer: Tracer | None = None) -> None:
-        self._app = app
+    def __init__(
+        self, app: ASGIApp, state: State, handlers: Mapping[str, Handler], tracer: Tracer | None = None
+    ) -> None:
+        self._app, self._state = app, state
         self._handlers = handlers
         self._tracer = Silence() if tracer is None else tracer
         self._prefix, self._numbers = secrets.token_hex(5), itertools.count(1)
@@ -128,15 +137,14 @@ class Observe:
                 message["headers"] = [*message["headers"], (b"x-request-id", record.id.encode("latin-1"))]
             await send(message)
 
-        metrics = scope["app"].state.service.metrics
+        metrics = self._state.service.metrics
         metrics.arrived()
         try:
             await self._answer(scope, receive, send_named, record)
         except Exception:
             logger.exception("unforeseen error")
             if not status:
-                reply = failure(500, "internal", "the server made a mistake; its log has the request id")
-                await reply.send(send_named)
+                await unforeseen().send(send_named)
         finally:
             seconds = time.perf_counter() - began
             method = scope["method"] if scope["method"] in METHODS else "other"
@@ -149,8 +157,10 @@ class Observe:
     async def _answer(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
         handler = self._handlers.get(scope["path"]) if scope["method"] == "POST" else None
         if handler is None:
-            await self._app(scope, receive, send)
-            record.route = _pattern(scope)
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                record.route = _pattern(scope)
             return
         record.route = scope["path"]
         try:
