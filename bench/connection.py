@@ -7,16 +7,19 @@ more on a request than a small server does on an answer. What a load test needs 
 
 The stamp is taken inside the protocol's callback and not by the coroutine that waits, which may be woken later.
 
-A request is sent once. A connection that was closed under it is an error to be counted, never silently retried.
+A request is sent once. A connection that was closed under it is an error, which says whether a byte of an answer had
+come; what follows from that is for others to decide.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import httptools
 
@@ -59,6 +62,7 @@ class Connection(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._size = 0
         self._ends_with_connection = False
+        self._silent = True
 
     @property
     def open(self) -> bool:
@@ -75,9 +79,10 @@ class Connection(asyncio.Protocol):
             BadAnswer: what came is not HTTP, or too much of it.
         """
         if self._transport is None:
-            raise Dropped("the server closed the connection before the request was sent")
+            raise Dropped("the server closed the connection before the request was sent", silent=True)
         self._waiter = asyncio.get_running_loop().create_future()
         self._forget()
+        self._silent = True
         self._transport.write(request)
         return await self._waiter
 
@@ -89,14 +94,14 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio when the socket is connected."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are of a class of their own
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio with bytes from the socket."""
         if self._waiter is None:
             self.close()
             return
+        self._silent = False
         self._size += len(data)
         if self._size > MAX_RESPONSE_BYTES:
             self._fail(BadAnswer(f"the response is longer than {MAX_RESPONSE_BYTES} bytes"))
@@ -112,7 +117,8 @@ class Connection(asyncio.Protocol):
         if self._ends_with_connection and exc is None:
             self._finish()
         else:
-            self._fail(Dropped(f"the connection ended before the answer did{f': {exc}' if exc else ''}"))
+            why = f": {exc}" if exc else ""
+            self._fail(Dropped(f"the connection ended before the answer did{why}", self._silent))
 
     def on_message_begin(self) -> None:
         """Called by the parser at the first byte of a response; one that nobody asked for ends the connection."""
@@ -161,19 +167,33 @@ class Connection(asyncio.Protocol):
         self._ends_with_connection = False
 
 
-async def connect(address: Address, clock: Callable[[], float] = time.perf_counter) -> Connection:
+async def connect(
+    address: Address,
+    clock: Callable[[], float] = time.perf_counter,
+    *,
+    tls: ssl.SSLContext | None = None,
+    timeout_s: float | None = None,
+) -> Connection:
     """Open one connection.
 
+    Args:
+        address: of the server.
+        clock: a monotonic clock, seconds, for the stamps on responses.
+        tls: certificates to trust; default the system's.
+        timeout_s: longest time it may take, seconds; default no limit but the caller's.
+
     Raises:
-        Unreachable: nobody listens there, the name is unknown, or TLS failed.
+        Unreachable: nobody listens there or answers in time, the name is unknown, or TLS failed.
     """
-    context = ssl.create_default_context() if address.tls else None
+    context = (tls or ssl.create_default_context()) if address.tls else None
     try:
-        _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: Connection(clock), address.host, address.port, ssl=context
-        )
+        async with asyncio.timeout(timeout_s):
+            _, connection = await asyncio.get_running_loop().create_connection(
+                lambda: Connection(clock), address.host, address.port, ssl=context
+            )
     except ConnectionRefusedError as error:
         raise Unreachable(f"cannot connect to {address}: nobody listens there") from error
     except (OSError, UnicodeError) as error:
-        raise Unreachable(f"cannot connect to {address}: {error}") from error
+        lasting = isinstance(error, ssl.SSLError | socket.gaierror | UnicodeError)
+        raise Unreachable(f"cannot connect to {address}: {str(error) or 'it took too long'}", lasting) from error
     return connection

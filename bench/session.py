@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 
 from bench import arrivals, images, load, report
 from bench.address import Address
-from bench.client import Answer, BundleInfo, Client
+from bench.answers import Answer, BundleInfo
+from bench.asker import Asker
 from bench.errors import BadAnswer, BenchError, Refused
 from bench.images import Sample
 from bench.load import Recording, Reply
@@ -74,16 +75,16 @@ class Session:
         """
         await self._look(plan[0][0].timeout_s)
         for settings, variation in plan:
-            async with Client(self.address, connections=settings.connections, timeout_s=settings.timeout_s) as client:
+            async with Asker(self.address, connections=settings.connections, timeout_s=settings.timeout_s) as asker:
                 title = f"{variation.name} ({settings.words})"
                 warm_up = Run(settings.model_copy(update={"requests": settings.warmup, "duration_s": None}), variation)
                 async with watch(f"warm-up of {title}", warm_up.load, warm_up.recording):
-                    await self._warm_up(client, warm_up)
+                    await self._warm_up(asker, warm_up)
                 run = Run(settings, variation)
                 self.runs.append(run)
                 async with watch(title, settings, run.recording):
                     with _uncollected():
-                        await self._measured(client, run)
+                        await self._measured(asker, run)
 
     def reports(self) -> list[report.Report]:
         """Figures of every run that has any, compared with the full cascade if that was one of them."""
@@ -96,9 +97,9 @@ class Session:
 
     async def _look(self, timeout_s: float) -> None:
         """Learn the stages' costs and the labels; do without where the server does not tell them."""
-        async with Client(self.address, timeout_s=timeout_s) as client:
+        async with Asker(self.address, timeout_s=timeout_s) as asker:
             with contextlib.suppress(Refused, BadAnswer):
-                self.bundle = await client.bundle()
+                self.bundle = await asker.bundle()
         if self.bundle is None:
             self.notes.append("the server does not describe its bundle at /bundle: costs are left out")
             return
@@ -111,11 +112,11 @@ class Session:
             if len(strange) == len(named):
                 self.samples = [replace(sample, label=None) for sample in self.samples]
 
-    async def _warm_up(self, client: Client, run: Run) -> None:
+    async def _warm_up(self, asker: Asker, run: Run) -> None:
         settings = run.load
         workers = min(settings.connections, WARMUP_CONNECTIONS) if settings.mode == "open" else settings.connections
         await load.closed_loop(
-            self._ask(client, run),
+            self._ask(asker, run),
             run.recording,
             concurrency=workers,
             requests=settings.requests,
@@ -127,9 +128,9 @@ class Session:
                 f"{run.variation.name}: every warm-up request failed, the first with: {outcomes[0].message}"
             )
 
-    async def _measured(self, client: Client, run: Run) -> None:
+    async def _measured(self, asker: Asker, run: Run) -> None:
         settings = run.load
-        ask = self._ask(client, run)
+        ask = self._ask(asker, run)
         cpu_s = time.process_time()
         try:
             if settings.mode == "closed":
@@ -153,13 +154,13 @@ class Session:
         finally:
             run.cpu_s = time.process_time() - cpu_s
 
-    def _ask(self, client: Client, run: Run) -> load.Ask:
+    def _ask(self, asker: Asker, run: Run) -> load.Ask:
         order = images.order(len(self.samples), run.load.seed)
         variation = run.variation
 
         async def ask(number: int, timeout_s: float) -> Reply:
             sample = self.samples[order[number % len(order)]]
-            run.seen = answer = await client.predict(
+            run.seen = answer = await asker.predict(
                 sample.body,
                 sample.content_type,
                 threshold=variation.threshold,

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.client import Client
+from bench.asker import Asker
 from cascade import bundle
 from cascade.bundle import Bundle
 from cascade.pixels import normalise, to_pixels
@@ -70,11 +70,11 @@ async def ask_all(url: str, bodies: list[bytes]) -> list[tuple[str, int]]:
     found: list[tuple[str, int]] = [("", -1)] * len(bodies)
     places = iter(range(len(bodies)))
 
-    async def work(client: Client) -> None:
+    async def work(asker: Asker) -> None:
         for place in places:
-            best = (await client.predict(bodies[place], "image/jpeg")).best
+            best = (await asker.predict(bodies[place], "image/jpeg")).best
             found[place] = (best.label, best.stage)
 
-    async with Client(url, connections=16, timeout_s=60) as client:
-        await asyncio.gather(*(work(client) for _ in range(16)))
+    async with Asker(url, connections=16, timeout_s=60) as asker:
+        await asyncio.gather(*(work(asker) for _ in range(16)))
     return found

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import ssl
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,16 @@ BUNDLE = {
     "stages": [{"macs": 100, "role": "student"}, {"macs": 300, "role": "residual"}],
     "labels": list(LABELS),
 }
+
+
+CERTIFICATE = Path(__file__).with_name("localhost.pem")
+
+
+def certified() -> ssl.SSLContext:
+    """What a server of TLS needs; the same file is what its clients have to trust."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    return context
 
 
 @dataclass(frozen=True)
@@ -54,9 +65,9 @@ def chunked(document: Any, size: int = 7) -> bytes:
     return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks
 
 
-def refusal(status: int, code: str, message: str) -> bytes:
+def refusal(status: int, code: str, message: str, headers: str = "") -> bytes:
     """An error as the server words it."""
-    return reply({"error": {"code": code, "message": message}}, status)
+    return reply({"error": {"code": code, "message": message, "request_id": "7"}}, status, headers)
 
 
 def prediction(label: str = "cat", stage: int = 0, energy: float = 0.9) -> dict[str, Any]:
@@ -83,7 +94,7 @@ async def cascade(request: Request) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def serving(handler: Handler) -> AsyncIterator[str]:
+async def serving(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """Serve on a free port; gives the base URL.
 
     A handler returns the bytes to send, or a tuple of pieces to send one by one; an empty piece ends the connection.
@@ -108,9 +119,9 @@ async def serving(handler: Handler) -> AsyncIterator[str]:
                     await writer.drain()
                     await asyncio.sleep(0)
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
         for task in tasks:

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from bench.client import Client
+from bench.asker import Asker
 from bench.errors import ClientError, Refused, TimedOut, Unreachable
 from bench.load import BACK_OFF_S, Ask, Outcome, Recording, Reply, WallClock, closed_loop, open_loop
 from tests.bench.fake_server import Request, image, prediction, reply, serving
@@ -161,10 +161,10 @@ async def test_over_http_requests_behind_a_stalled_one_count_the_stall() -> None
         await due.wait()
         return reply(prediction())
 
-    async with serving(handler) as url, Client(url) as client:
+    async with serving(handler) as url, Asker(url) as asker:
 
         async def ask(number: int, timeout_s: float) -> Reply:
-            answer = await client.predict(image(), timeout_s=timeout_s)
+            answer = await asker.predict(image(), timeout_s=timeout_s)
             return Reply(answer.best.stage, answer.best.energy, None, answer.received_at)
 
         recording, offsets = Recording(), gap_s * np.array([1.0, 2.0, 3.0])
