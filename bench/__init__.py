@@ -1,1 +1,1 @@
-"""Load tests from outside: ask a server over HTTP, and say how fast, how right and how cheap its answers were."""
+"""A server seen from outside: a client for programs, and load tests that say how fast, right and cheap it is."""

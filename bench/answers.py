@@ -83,6 +83,16 @@ class Answer(Received):
         return self.predictions[0]
 
 
+class Health(Received):
+    """What a health check says.
+
+    Attributes:
+        status: `live` or `ready`.
+    """
+
+    status: str
+
+
 class StageInfo(Received):
     """What a manifest says about one stage, as far as a client cares.
 
