@@ -1,14 +1,23 @@
-"""The one command's front door: `rescade train | evaluate | export | verify | show | serve | bench`.
+"""The one command's front door, `rescade train | evaluate | export | verify | show | serve | bench`, and the client's.
 
-Each verb lives in its own package and is imported only when asked for, so that serving never loads torch.
+Each verb lives in its own package and is imported only when asked for, so that serving never loads torch. So are the
+classes that a program which uses a server imports from here: `from rescade import Client`.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from bench.client import AsyncClient
+    from bench.errors import ClientError, Refused
+    from bench.retry import Retry
+    from bench.sync import Client
+
+__all__ = ["AsyncClient", "Client", "ClientError", "Refused", "Retry", "main"]
 
 VERBS = {
     "train": ("training.__main__", "train_command", "Train a cascade from a recipe."),
@@ -20,7 +29,21 @@ VERBS = {
     "serve": ("server.__main__", "serve", "Serve a bundle over HTTP."),
     "bench": ("bench.__main__", "bench_command", "Measure a running server."),
 }
+FOR_PROGRAMS = {
+    "AsyncClient": "bench.client",
+    "Client": "bench.sync",
+    "ClientError": "bench.errors",
+    "Refused": "bench.errors",
+    "Retry": "bench.retry",
+}
 TRAINING_PACKAGES = {"torch", "torchvision", "onnx", "onnxscript", "yaml", "safetensors", "sklearn", "tensorboard"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what a program asks for, when it does."""
+    if name not in FOR_PROGRAMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(FOR_PROGRAMS[name]), name)
 
 
 class Verbs(click.Group):

@@ -26,6 +26,7 @@ LIGHT = [
     "server.app",
     "server.__main__",
     "bench.__main__",
+    "bench.sync",
     "export.verify",
     "export.show",
     "export.__main__",
