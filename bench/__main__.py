@@ -50,6 +50,11 @@ def _whole_numbers(ctx: click.Context, param: click.Parameter, value: str | None
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of the images' order and Poisson arrivals.  [0]")
 @click.option("--warmup", type=click.IntRange(0), help="Requests before, not counted.  [20, or 2 a worker]")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=30.0, help="Of a request, seconds.  [30]")
+@click.option(
+    "--deadline",
+    type=click.FloatRange(0, min_open=True),
+    help="Milliseconds that each request gives the server for its answer.  [none]",
+)
 @click.option("--threshold", type=float, help="Energy to be exceeded at an exit.  [the server's own]")
 @click.option("--max-stage", type=click.IntRange(0), help="Last stage that may run; 0 is S0 alone.  [all]")
 @click.option(
@@ -138,6 +143,7 @@ def _loads(options: dict[str, Any], image_count: int) -> list[Load]:
         "duration_s": duration_s,
         "seed": options["seed"],
         "timeout_s": options["timeout"],
+        "deadline_ms": options["deadline"],
     }
     warmup = options["warmup"]
     if rate is None:

@@ -67,6 +67,7 @@ class Asker:
         max_stage: int | None = None,
         top_k: int | None = None,
         timeout_s: float | None = None,
+        deadline_ms: float | None = None,
     ) -> Answer:
         """Ask for the class of one encoded image.
 
@@ -77,12 +78,15 @@ class Asker:
             max_stage: last stage that may run; default all.
             top_k: how many of the best classes to list; default the server's own.
             timeout_s: deadline from now, seconds; default the asker's.
+            deadline_ms: what the server is told of a deadline, milliseconds; default nothing.
 
         Raises:
             ClientError: one of its kinds; see `bench.errors`.
         """
         target = predict_target({"threshold": threshold, "max_stage": max_stage, "top_k": top_k})
-        return read_answer(await self._send(encode(self.address, "POST", target, image, content_type), timeout_s))
+        headers = "" if deadline_ms is None else f"X-Deadline-Ms: {deadline_ms:g}\r\n"
+        request = encode(self.address, "POST", target, image, content_type, headers)
+        return read_answer(await self._send(request, timeout_s))
 
     async def bundle(self, *, timeout_s: float | None = None) -> BundleInfo:
         """Ask what the server serves.

@@ -32,6 +32,7 @@ class Load(BaseModel):
         seed: of the order of the images, and of Poisson arrivals.
         warmup: requests sent before, in a closed loop, and not counted.
         timeout_s: deadline of a request, seconds.
+        deadline_ms: what each request tells the server of its own deadline, milliseconds; `None` tells nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +46,7 @@ class Load(BaseModel):
     seed: int = 0
     warmup: int = 0
     timeout_s: float = 30.0
+    deadline_ms: float | None = None
 
     @property
     def words(self) -> str:
@@ -94,8 +96,8 @@ def check(load: Load) -> Load:
         AskedWrongly: a time or a rate is no finite number; too many arrivals to plan in memory, or none at all.
     """
     rate, duration_s = load.rate_per_s, load.duration_s
-    if not all(math.isfinite(number) for number in (rate or 0.0, duration_s or 0.0, load.timeout_s)):
-        raise AskedWrongly("--rate, --duration and --timeout have to be finite")
+    if not all(math.isfinite(number or 0.0) for number in (rate, duration_s, load.timeout_s, load.deadline_ms)):
+        raise AskedWrongly("--rate, --duration, --timeout and --deadline have to be finite")
     if rate is not None and duration_s is not None:
         expected = rate * duration_s
         if expected > MAX_ARRIVALS:

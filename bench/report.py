@@ -19,6 +19,7 @@ from bench.load import Outcome
 from bench.plan import Load
 
 FORMAT_VERSION = 1
+LATER = ("429", "503")
 PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -92,6 +93,7 @@ class Report(Figures):
         throughput_per_s: answers a second.
         latency_ms: of answers, from the intended time to the last byte.
         wait_ms: open loop: from the intended time to the sending, of answered requests.
+        refusal_ms: of answers that said "later" (503 and 429), from the sending to the last byte.
         errors: kind -> how many.
         error_examples: kind -> the first one's message.
         exits: one entry a stage.
@@ -118,6 +120,7 @@ class Report(Figures):
     throughput_per_s: float
     latency_ms: Times | None
     wait_ms: Times | None
+    refusal_ms: Times | None
     errors: dict[str, int]
     error_examples: dict[str, str]
     exits: tuple[Exit, ...]
@@ -185,6 +188,11 @@ def times(seconds: Sequence[float]) -> Times | None:
 def latencies_s(outcomes: Sequence[Outcome]) -> list[float]:
     """Latencies of the answered requests, seconds."""
     return [outcome.latency_s for outcome in outcomes if outcome.reply is not None]
+
+
+def refusals_s(outcomes: Sequence[Outcome]) -> list[float]:
+    """How long the server took to say that it could not now, seconds; the wait to be sent was not its own."""
+    return [outcome.finished_at - outcome.started_at for outcome in outcomes if outcome.kind.startswith(LATER)]
 
 
 def throughput(succeeded: int, elapsed_s: float) -> float:

@@ -77,7 +77,10 @@ class Session:
         for settings, variation in plan:
             async with Asker(self.address, connections=settings.connections, timeout_s=settings.timeout_s) as asker:
                 title = f"{variation.name} ({settings.words})"
-                warm_up = Run(settings.model_copy(update={"requests": settings.warmup, "duration_s": None}), variation)
+                warm_up = Run(
+                    settings.model_copy(update={"requests": settings.warmup, "duration_s": None, "deadline_ms": None}),
+                    variation,
+                )
                 async with watch(f"warm-up of {title}", warm_up.load, warm_up.recording):
                     await self._warm_up(asker, warm_up)
                 run = Run(settings, variation)
@@ -166,6 +169,7 @@ class Session:
                 threshold=variation.threshold,
                 max_stage=variation.max_stage,
                 timeout_s=timeout_s,
+                deadline_ms=run.load.deadline_ms,
             )
             best = answer.best
             correct = None if sample.label is None else best.label == sample.label
@@ -234,6 +238,7 @@ def summarise(run: Run, costs: Sequence[int]) -> report.Report:
         throughput_per_s=report.throughput(len(replies), elapsed_s),
         latency_ms=report.times(report.latencies_s(outcomes)),
         wait_ms=report.times(waits) if run.load.mode == "open" else None,
+        refusal_ms=report.times(report.refusals_s(outcomes)),
         errors=counts,
         error_examples=examples,
         exits=left,

@@ -71,6 +71,8 @@ def _speed(runs: Sequence[Report]) -> Rows:
     rows.append(("latency max, ms", _time("latency_ms", "max")))
     if any(_is_open(run) for run in runs):
         rows += [("waited to be sent p50, ms", _time("wait_ms", "p50")), ("waited p99, ms", _time("wait_ms", "p99"))]
+    if any(run.refusal_ms for run in runs):
+        rows += [("refused p50, ms", _time("refusal_ms", "p50")), ("refused p99, ms", _time("refusal_ms", "p99"))]
     rows.append(("load generator, % of a core", lambda run: f"{100 * run.generator_cpu_share:.0f}"))
     return rows
 

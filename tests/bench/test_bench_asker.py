@@ -173,6 +173,13 @@ async def test_a_connection_that_dies_under_a_request_is_an_error_and_no_second_
     assert len(seen) == 1
 
 
+async def test_a_deadline_is_told_to_the_server() -> None:
+    seen: list[Request] = []
+    async with serving(recording(seen)) as url, Asker(url) as asker:
+        await asker.predict(image(), deadline_ms=250.0)
+    assert seen[0].headers["x-deadline-ms"] == "250"
+
+
 async def test_no_answer_in_time_is_a_timeout() -> None:
     async with serving(never) as url, Asker(url, timeout_s=0.02) as asker:
         with pytest.raises(TimedOut, match=r"within 0\.02 s"):

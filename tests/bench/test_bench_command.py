@@ -86,6 +86,7 @@ def test_an_open_loop_reports_its_schedule(server: str, pets: Path) -> None:
         "seed": 5,
         "warmup": 20,
         "timeout_s": 30.0,
+        "deadline_ms": None,
     }
     assert run["requests"] == 20
     assert run["wait_ms"]["p50"] >= 0
@@ -123,6 +124,7 @@ def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(
         (["--rate", "1000000", "--duration", "1000"], "10000000 are the most"),
         (["--duration", "nan"], "finite"),
         (["--timeout", "inf"], "finite"),
+        (["--deadline", "inf"], "finite"),
         (["--compare", "stage=1"], "--compare takes"),
         (["--compare", "threshold", "--threshold", "1"], "leave out --threshold"),
         (["--compare", "threshold", "--concurrency", "1,2"], "one --concurrency"),
@@ -168,6 +170,7 @@ def test_a_server_that_refuses_everything_ends_with_1(pets: Path) -> None:
         result = clean(bench(url, "--images", pets, "--warmup", "0"))
     assert result.exit_code == 1
     assert "failed: 503 not_ready" in result.stdout
+    assert "refused p50, ms" in result.stdout
     assert "4 failed, the first with: HTTP 503: warming up" in result.stderr
     assert "every request failed: cascade" in result.stderr
 

@@ -72,6 +72,11 @@ def test_failures_are_counted_by_kind_with_the_first_message_of_each() -> None:
     assert examples == {"503": "b", "timeout": "a"}
 
 
+def test_a_refusals_time_begins_with_its_sending() -> None:
+    refused = Outcome(intended_at=0, started_at=5, finished_at=5.5, kind="503 overloaded")
+    assert report.refusals_s([refused, failed("timeout", "a"), answered()]) == [0.5]
+
+
 def test_throughput_counts_answers_over_the_time_they_took() -> None:
     assert report.throughput(30, 1.5) == 20.0
     assert report.throughput(0, 0.0) == 0.0
@@ -132,6 +137,7 @@ def a_report(throughput: float, p50: float | None, accuracy: float | None, macs:
         throughput_per_s=throughput,
         latency_ms=latency,
         wait_ms=None,
+        refusal_ms=None,
         errors={},
         error_examples={},
         exits=(),

@@ -30,6 +30,7 @@ FULL = Report(
     throughput_per_s=2.0,
     latency_ms=TIMES,
     wait_ms=None,
+    refusal_ms=None,
     errors={"503 overloaded": 2},
     error_examples={"503 overloaded": "later"},
     exits=(Exit(stage=0, count=2, share=0.25, accuracy=0.5), Exit(stage=1, count=6, share=0.75, accuracy=None)),
