@@ -1,9 +1,10 @@
 """The seam to onnxruntime: sessions over verified bytes, warm-up, and `run(stage, images)`.
 
-On a CPU every image is run alone. A larger batch takes as long an image there, and an image's logits are then a
-function of that image and of nothing else, whichever kernel the runtime picks for whichever batch size. On a GPU a
-batch is padded to one of a few sizes that were all tried and timed at warm-up, because the first run of a new shape can
-stall, and because the times say which batches are worth waiting for.
+An image's answer must not depend on its company. On a CPU a larger batch takes as long an image, but for what every run
+costs beside its arithmetic; so a few images that wait together are run together where the warm-up has seen that each of
+them gets the very logits it gets alone, to the last bit, and alone where it has not. On a GPU a batch is padded to one
+of a few sizes that were all tried and timed at warm-up, because the first run of a new shape can stall, and because the
+times say which batches are worth waiting for.
 
 A GPU that was asked for is used, or the start fails: onnxruntime would otherwise print a warning and use the CPU.
 """
@@ -28,6 +29,8 @@ from server.costs import Costs
 
 Images = Sequence[Floats] | Floats
 
+TOGETHER = 8  # most images in one run on a CPU: beyond, maps leave the cache and a run takes longer an image again
+LIGHT_S = 0.002  # a run that takes longer gains nothing from company, and is not worth the trials
 TRIALS = 3  # timed runs of each stage at each batch size; the fastest counts
 
 ERRORS_ONLY, ALMOST_NOTHING = 3, 4
@@ -75,7 +78,8 @@ class OnnxRuntime:
     def __init__(self, bundle: Bundle, device: str = "cpu", threads: int = 1, max_batch: int = 32) -> None:
         onnxruntime.disable_telemetry_events()  # a server tells nobody what it serves
         self.manifest = bundle.manifest
-        self._sizes = batch_sizes(max_batch) if device.startswith("cuda") else (1,)
+        self._padded_sizes = batch_sizes(max_batch) if device.startswith("cuda") else ()
+        self._together = max_batch if self._padded_sizes else 1
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -95,8 +99,18 @@ class OnnxRuntime:
         side = self.manifest.preprocess.size
         image = np.zeros((3, side, side), np.float32)
         stages = range(len(self._sessions))
-        seconds = tuple(tuple(self._timed(stage, [image] * size) for size in self._sizes) for stage in stages)
-        return Costs(self._sizes, seconds)
+        sizes = self._padded_sizes or (1,)
+        seconds = tuple(tuple(self._timed(stage, [image] * size) for size in sizes) for stage in stages)
+        if not self._padded_sizes and max(row[0] for row in seconds) <= LIGHT_S:
+            images = np.random.default_rng(0).normal(size=(TOGETHER, 3, side, side)).astype(np.float32)
+            self._together = TOGETHER if all(self._is_one_by_one(stage, images) for stage in stages) else 1
+        return Costs(sizes, seconds)
+
+    def _is_one_by_one(self, stage: int, images: Floats) -> bool:
+        """Whether images get the very logits together that they get alone, however many are together."""
+        alone = np.concatenate([self._run_batch(stage, images[row : row + 1]) for row in range(len(images))])
+        sizes = range(2, len(images) + 1)
+        return all(np.array_equal(self._run_batch(stage, images[:size]), alone[:size]) for size in sizes)
 
     def _timed(self, stage: int, images: Images) -> float:
         """Seconds of the fastest of a few runs; the first, which sets things up, does not count."""
@@ -110,7 +124,7 @@ class OnnxRuntime:
 
     def run(self, stage: int, images: Images) -> Floats:
         """Give the stage's own logits, (B, K) float32, for B of (3, H, W) float32."""
-        largest = self._sizes[-1]
+        largest = self._together
         if len(images) <= largest:
             return self._run_batch(stage, images)
         parts = [images[start : start + largest] for start in range(0, len(images), largest)]
@@ -118,10 +132,11 @@ class OnnxRuntime:
 
     def _run_batch(self, stage: int, images: Images) -> Floats:
         output, input_ = self._names[stage]
-        size = next(size for size in self._sizes if size >= len(images))
+        count = len(images)
+        size = next((size for size in self._padded_sizes if size >= count), count)
         rows = images[0][np.newaxis] if size == 1 else _padded(images, size)
         logits: Floats = self._sessions[stage].run(output, {input_: rows})[0]
-        return logits[: len(images)]
+        return logits if size == count else logits[:count]
 
 
 def batch_sizes(max_batch: int) -> tuple[int, ...]:

@@ -11,7 +11,8 @@ import pytest
 from cascade.bundle import Bundle
 from cascade.combine import first
 from cascade.errors import BundleError, DeviceUnavailable
-from server.runtime import OnnxRuntime, batch_sizes, providers_for
+from cascade.exits import Floats
+from server.runtime import Images, OnnxRuntime, batch_sizes, providers_for
 from tests.builders import onnx_model, random_inputs, tiny_bundle, tiny_manifest
 
 
@@ -21,6 +22,26 @@ def test_logits_of_a_batch_are_bit_for_bit_those_of_its_images_alone() -> None:
     for stage in range(3):
         alone = np.concatenate([runtime.run(stage, images[row : row + 1]) for row in range(9)])
         assert np.array_equal(runtime.run(stage, images), alone)
+
+
+def test_a_cpu_runs_images_together_once_the_warm_up_has_seen_that_it_changes_no_bit() -> None:
+    runtime = OnnxRuntime(tiny_bundle())
+    images = random_inputs(19)
+    alone = runtime.run(1, images)
+    costs = runtime.warm_up()
+    assert (runtime._together, costs.sizes) == (8, (1,))
+    assert np.array_equal(runtime.run(1, images), alone)
+
+
+def test_a_cpu_runs_images_alone_where_company_changes_a_bit() -> None:
+    class Sociable(OnnxRuntime):
+        def _run_batch(self, stage: int, images: Images) -> Floats:
+            logits = super()._run_batch(stage, images)
+            return np.nextafter(logits, np.float32(9)) if len(images) > 5 else logits
+
+    runtime = Sociable(tiny_bundle())
+    runtime.warm_up()
+    assert runtime._together == 1
 
 
 def test_energies_of_a_batch_are_bit_for_bit_those_of_its_rows_alone() -> None:
@@ -44,8 +65,8 @@ def test_batches_are_padded_to_a_few_sizes_and_cut_again() -> None:
     runtime = OnnxRuntime(tiny_bundle(1))
     images = random_inputs(7)
     wanted = runtime.run(0, images)
-    runtime._sizes = batch_sizes(4)
-    runtime.warm_up()
+    runtime._padded_sizes, runtime._together = batch_sizes(4), 4
+    assert runtime.warm_up().sizes == (1, 2, 4)
     assert runtime.run(0, images).shape == wanted.shape
     assert runtime.run(0, images) == pytest.approx(wanted, abs=1e-5)
 
