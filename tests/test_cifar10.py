@@ -1,4 +1,4 @@
-"""A CIFAR-10 bundle on the 10,000 real test images, over HTTP: the label and exit of each are those of replay.
+"""A CIFAR-10 bundle on the 10,000 real test images, by every protocol: the label and exit of each are those of replay.
 
 The bundle is bundles/cifar10, or the one that CIFAR10_BUNDLE names.
 """
@@ -6,16 +6,22 @@ The bundle is bundles/cifar10, or the one that CIFAR10_BUNDLE names.
 from __future__ import annotations
 
 import asyncio
+import base64
+import itertools
 import os
+import struct
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import onnxruntime as ort
+import orjson
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.asker import Asker
 from cascade import bundle
 from cascade.bundle import Bundle
 from cascade.pixels import normalise, to_pixels
@@ -25,56 +31,118 @@ from tests.serving import RESCADE, ROOT, served
 pytestmark = pytest.mark.slow
 
 BUNDLE = Path(os.environ.get("CIFAR10_BUNDLE", ROOT / "bundles" / "cifar10"))
+LARGEST = 32
+HEADER = "Inference-Header-Content-Length"
+
+Found = list[tuple[str, int]]
+Ask = Callable[[httpx.AsyncClient, str, list[bytes]], Awaitable[Found]]
 
 
-@pytest.fixture(autouse=True)
-def _bundle_is_there() -> None:
+@pytest.fixture(scope="module")
+def read() -> Bundle:
     if not BUNDLE.is_dir():
         pytest.skip(f"there is no bundle at {BUNDLE}")
+    return bundle.read(BUNDLE)
 
 
-def replayed(read: Bundle, images: list[Path]) -> Replay:
+@pytest.fixture(scope="module")
+def expected(read: Bundle, cifar10_images: list[Path]) -> Replay:
+    """The cascade over all images, 250 at a time, with nothing of the server."""
     rule = read.manifest.preprocess
     logits: list[list[NDArray[np.float32]]] = [[] for _ in read.models]
     sessions = [ort.InferenceSession(model, providers=["CPUExecutionProvider"]) for model in read.models]
-    for start in range(0, len(images), 250):
-        batch = normalise(np.stack([to_pixels(Image.open(path), rule) for path in images[start : start + 250]]), rule)
+    for start in range(0, len(cifar10_images), 250):
+        paths = cifar10_images[start : start + 250]
+        batch = normalise(np.stack([to_pixels(Image.open(path), rule) for path in paths]), rule)
         for part, session in zip(logits, sessions, strict=True):
             part.append(session.run(None, {"images": batch})[0])
     rows = [np.concatenate(part) for part in logits]
     return replay(rows, read.manifest.exit.threshold, read.manifest.exit.definition)
 
 
-def test_every_test_image_gets_the_label_and_the_exit_of_replay(cifar10_images: list[Path], tmp_path: Path) -> None:
-    read = bundle.read(BUNDLE)
-    expected = replayed(read, cifar10_images)
+@pytest.fixture(scope="module")
+def url(read: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [*RESCADE, "serve", str(BUNDLE), "--workers", "2", "--log-level", "error"]
-    with served(command, tmp_path / "log") as url:
-        found = asyncio.run(ask_all(url, [path.read_bytes() for path in cifar10_images]))
+    with served(command, tmp_path_factory.mktemp("log") / "log") as address:
+        yield address
+
+
+async def by_predict(client: httpx.AsyncClient, model: str, images: list[bytes]) -> Found:
+    """One image raw, several as a form."""
+    if len(images) == 1:
+        response = await client.post("/predict", content=images[0], headers={"Content-Type": "image/jpeg"})
+    else:
+        response = await client.post("/predict", files=[("image", ("a.jpg", image, "image/jpeg")) for image in images])
+    return [(each["label"], each["stage"]) for each in response.raise_for_status().json()["predictions"]]
+
+
+async def by_oip_json(client: httpx.AsyncClient, model: str, images: list[bytes]) -> Found:
+    """Tensors in JSON, in and out."""
+    texts = [base64.b64encode(image).decode() for image in images]
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [len(images)], "data": texts}
+    response = await client.post(f"/v2/models/{model}/infer", json={"inputs": [tensor]})
+    outputs = {output["name"]: output["data"] for output in response.raise_for_status().json()["outputs"]}
+    return list(zip(outputs["label"], outputs["exit_stage"], strict=True))
+
+
+async def by_oip_binary(client: httpx.AsyncClient, model: str, images: list[bytes]) -> Found:
+    """Tensors in binary, in and out."""
+    data = b"".join(struct.pack("<I", len(image)) + image for image in images)
+    tensor: dict[str, Any] = {"name": "image", "datatype": "BYTES", "shape": [len(images)]}
+    asked = {"inputs": [{**tensor, "parameters": {"binary_data_size": len(data)}}]}
+    head = orjson.dumps({**asked, "parameters": {"binary_data_output": True}})
+    response = await client.post(f"/v2/models/{model}/infer", content=head + data, headers={HEADER: str(len(head))})
+    body = response.raise_for_status().content
+    at = int(response.headers[HEADER])
+    parts = {}
+    for output in orjson.loads(body[:at])["outputs"]:
+        size = output["parameters"]["binary_data_size"]
+        parts[output["name"]], at = body[at : at + size], at + size
+    return list(zip(texts_of(parts["label"]), np.frombuffer(parts["exit_stage"], "<i4").tolist(), strict=True))
+
+
+def texts_of(data: bytes) -> list[str]:
+    """Strings, each after its length."""
+    found, at = [], 0
+    while at < len(data):
+        (size,) = struct.unpack_from("<I", data, at)
+        found.append(data[at + 4 : at + 4 + size].decode())
+        at += 4 + size
+    return found
+
+
+async def ask_all(url: str, ask: Ask, model: str, bodies: list[bytes]) -> Found:
+    """Sixteen requests at a time, of one image or of many, so that samples of many share batches."""
+    random, cuts = np.random.default_rng(0), [0]
+    while cuts[-1] < len(bodies):
+        cuts.append(min(len(bodies), cuts[-1] + int(random.integers(1, LARGEST + 1))))
+    groups = itertools.pairwise(cuts)
+    found: Found = [("", -1)] * len(bodies)
+
+    async def work(client: httpx.AsyncClient) -> None:
+        for start, end in groups:
+            found[start:end] = await ask(client, model, bodies[start:end])
+
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        await asyncio.gather(*(work(client) for _ in range(16)))
+    return found
+
+
+@pytest.mark.parametrize("ask", [by_predict, by_oip_json, by_oip_binary])
+def test_every_test_image_gets_the_label_and_the_exit_of_replay(
+    ask: Ask, read: Bundle, expected: Replay, cifar10_images: list[Path], url: str
+) -> None:
+    bodies = [path.read_bytes() for path in cifar10_images]
+    found = asyncio.run(ask_all(url, ask, read.manifest.name, bodies))
     assert [label for label, _ in found] == [read.manifest.labels[place] for place in expected.classes]
     assert [stage for _, stage in found] == expected.stages.tolist()
 
 
-def test_the_manifest_says_what_the_bundle_does_on_the_test_images(cifar10_images: list[Path]) -> None:
-    read = bundle.read(BUNDLE)
+def test_the_manifest_says_what_the_bundle_does_on_the_test_images(
+    read: Bundle, expected: Replay, cifar10_images: list[Path]
+) -> None:
     figures = read.manifest.test
     assert figures is not None
-    found = replayed(read, cifar10_images)
     labels = np.array([read.manifest.labels.index(path.parent.name) for path in cifar10_images])
-    assert found.accuracy(labels) == pytest.approx(figures.adaptive.accuracy, abs=2e-4)
-    assert found.mean_cost(read.manifest.costs()) == pytest.approx(figures.adaptive.macs, rel=1e-3)
-
-
-async def ask_all(url: str, bodies: list[bytes]) -> list[tuple[str, int]]:
-    """Sixteen requests at a time, so that samples of many share batches."""
-    found: list[tuple[str, int]] = [("", -1)] * len(bodies)
-    places = iter(range(len(bodies)))
-
-    async def work(asker: Asker) -> None:
-        for place in places:
-            best = (await asker.predict(bodies[place], "image/jpeg")).best
-            found[place] = (best.label, best.stage)
-
-    async with Asker(url, connections=16, timeout_s=60) as asker:
-        await asyncio.gather(*(work(asker) for _ in range(16)))
-    return found
+    assert expected.accuracy(labels) == pytest.approx(figures.adaptive.accuracy, abs=2e-4)
+    assert expected.mean_cost(read.manifest.costs()) == pytest.approx(figures.adaptive.macs, rel=1e-3)
