@@ -175,6 +175,7 @@ class _Samples:
 def _counters(samples: _Samples, model: Model) -> ModelCounters:
     stages = [_stage(samples, model.name, str(stage)) for stage in range(len(model.manifest.stages))]
     first = stages[0]
+    infer = _sum(stage.compute_infer for stage in stages)
     total = Counters(
         last_inference_ms=1000 * samples.value("last_inference_seconds", model=model.name),
         inferences=sum(stage.inferences for stage in stages)
@@ -183,7 +184,9 @@ def _counters(samples: _Samples, model: Model) -> ModelCounters:
         success=samples.spent("inferences_total", "inference_seconds_total", model=model.name, outcome="success"),
         fail=samples.spent("inferences_total", "inference_seconds_total", model=model.name, outcome="fail"),
         queue=_sum(stage.queue for stage in stages),
-        compute_infer=_sum(stage.compute_infer for stage in stages),
+        compute_input=_untimed(infer),
+        compute_infer=infer,
+        compute_output=_untimed(infer),
         batches=first.batches,
     )
     return ModelCounters(model.name, model.version, total, stages)
@@ -199,9 +202,20 @@ def _stage(samples: _Samples, name: str, stage: str) -> Counters:
         executions=run.count,
         success=Spent(samples.value("exits_total", **labels), run.ns),
         queue=samples.spent("queue_seconds_count", "queue_seconds_sum", **labels),
+        compute_input=_untimed(run),
         compute_infer=run,
-        batches={size: BatchSpent(compute_infer=Spent(count, count * mean)) for size, count in sizes.items()},
+        compute_output=_untimed(run),
+        batches={size: _batch(Spent(count, count * mean)) for size, count in sizes.items()},
     )
+
+
+def _batch(run: Spent) -> BatchSpent:
+    return BatchSpent(_untimed(run), run, _untimed(run))
+
+
+def _untimed(run: Spent) -> Spent:
+    """What is done around each run and not timed by itself; load generators want to see it as often as the run."""
+    return Spent(run.count)
 
 
 def _sum(parts: Iterable[Spent]) -> Spent:

@@ -96,6 +96,8 @@ async def test_counts_are_those_of_what_was_asked() -> None:
     assert total["inference_stats"]["success"]["count"] == 2
     assert total["last_inference"] > 1_700_000_000_000
     assert [batch["batch_size"] for batch in total["batch_stats"]] == [4]
+    for spent in (total["inference_stats"], *total["batch_stats"]):  # a load generator ends itself where they differ
+        assert len({spent[f"compute_{part}"]["count"] for part in ("input", "infer", "output")}) == 1
     assert alone == [total]
 
 
