@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -201,9 +201,21 @@ def _read_inputs(value: Any, tail: memoryview | None) -> Sequence[InputTensor]:
 def _each_once(value: Any, what: str, read: Callable[[dict[str, Any]], Named]) -> Sequence[Named]:
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
         raise RequestError(f"{what!r} must be an array of objects")
+    return once(map(read, value), what)
+
+
+def once(tensors: Iterable[Named], what: str) -> Sequence[Named]:
+    """Tensors, no two of one name.
+
+    Args:
+        tensors: as they were sent.
+        what: they are, for the message.
+
+    Raises:
+        RequestError: a name is there twice.
+    """
     found: dict[str, Named] = {}
-    for entry in value:
-        tensor = read(entry)
+    for tensor in tensors:
         if tensor.name in found:
             raise RequestError(f"{tensor.name[:60]!r} is in {what!r} twice: name each once")
         found[tensor.name] = tensor
