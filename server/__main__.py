@@ -78,8 +78,10 @@ def run(settings: ServerSettings) -> str | None:
         click.echo(f"rescade serves {settings.bundle} at {url_of(listener)}")
 
     if settings.workers > 1:
+        from server.rpc.port import check_free
         from server.workers import supervise
 
+        check_free(settings)
         with listen(settings) as listener:
             return supervise(settings, listener, announce)
     from server.app import open_runtime

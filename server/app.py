@@ -23,6 +23,7 @@ from server.oip.routes import router as oip
 from server.predict import Predictor
 from server.protocol import Protocol
 from server.routes import router
+from server.rpc.port import check_installed, port_of
 from server.runtime import OnnxRuntime, Runtime
 from server.settings import ServerSettings
 from server.tracing import Tracer, open_tracer
@@ -38,16 +39,18 @@ class Service:
     Args:
         settings: limits.
         runtimes: run the models' networks; the first is asked where no name is.
+        tracer: told of calls over gRPC; default nobody.
 
     Attributes:
         failure: what ended the warm-up, if something did.
     """
 
-    def __init__(self, settings: ServerSettings, runtimes: Sequence[Runtime]) -> None:
+    def __init__(self, settings: ServerSettings, runtimes: Sequence[Runtime], tracer: Tracer | None = None) -> None:
         self.metrics = Metrics(shared_folder(), _soon)
         self.models = Models([Model(settings, runtime, self.metrics) for runtime in runtimes])
         self.predictor = Predictor(settings, self.models)
         self.protocol = Protocol(settings, self.models, self.predictor, self.metrics, lambda: self.ready)
+        self.rpc = port_of(settings, self.protocol, self.metrics, tracer)  # type: ignore[arg-type]  # it takes its own models
         self.failure: Exception | None = None
         self.warmed = asyncio.Event()
         self._draining = False
@@ -64,6 +67,7 @@ class Service:
     async def warm_up(self) -> None:
         """Warm every stage, and note whether that worked."""
         try:
+            await self.rpc.open()
             for model in self.models.all():
                 await model.engine.warm_up()
         except Exception as error:
@@ -123,8 +127,9 @@ def create_app(settings: ServerSettings, runtime: Runtime | None = None, tracer:
         tracer: told of requests; default whom the settings name.
 
     Raises:
-        ServiceError: requests are to be traced, and what that needs is not installed.
+        ServiceError: requests are to be traced, or there is to be a gRPC port, and what that needs is not installed.
     """
+    check_installed(settings)
     told = open_tracer(settings.otel_endpoint, settings.otel_sample_ratio) if tracer is None else tracer
 
     async def predict(scope: Scope, receive: Receive) -> Reply:
@@ -134,7 +139,7 @@ def create_app(settings: ServerSettings, runtime: Runtime | None = None, tracer:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         opened = await asyncio.to_thread(open_runtime, settings) if runtime is None else runtime
-        service = Service(settings, [opened])
+        service = Service(settings, [opened], told)
         app.state.service, app.state.oip = service, service.protocol
         warming = asyncio.create_task(service.warm_up())
         try:
@@ -142,6 +147,7 @@ def create_app(settings: ServerSettings, runtime: Runtime | None = None, tracer:
         finally:
             service.drain()
             await warming
+            await service.rpc.close()
             service.close()
             await asyncio.to_thread(told.close)
 

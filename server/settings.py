@@ -46,6 +46,9 @@ class ServerSettings(BaseSettings):
     bundle: Annotated[Path, Field(description="folder of the bundle to serve")]
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
+    grpc_port: Annotated[
+        int | None, Field(ge=0, le=65535, description="port to listen on for gRPC, if any; 0 takes a free one")
+    ] = None
     workers: Annotated[int, Field(gt=0, le=1024, description="server processes")] = 1
     device: Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$", description="cpu, or cuda:N for the N-th GPU")] = "cpu"
     threads: Annotated[Positive, Field(description="threads a worker gives to one network on the CPU")] = 1
