@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import signal
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
@@ -130,18 +129,14 @@ def test_a_forgotten_thread_ends_by_itself() -> None:
 
 
 def test_whoever_is_interrupted_gives_up_the_work() -> None:
-    main = threading.main_thread().ident
-    assert main is not None
+    class Interrupted(Future[None]):
+        def result(self, timeout: float | None = None) -> None:
+            raise KeyboardInterrupt
 
-    async def press_and_wait() -> None:
-        signal.pthread_kill(main, signal.SIGINT)
-        await asyncio.Event().wait()
-
-    with contextlib.closing(LoopThread()) as thread:
-        work = thread.start(press_and_wait())
-        with pytest.raises(KeyboardInterrupt):
-            thread.finish(work)
-        assert work.cancelled()
+    work = Interrupted()
+    with contextlib.closing(LoopThread()) as thread, pytest.raises(KeyboardInterrupt):
+        thread.finish(work)
+    assert work.cancelled()
 
 
 def test_a_client_that_makes_no_sense_starts_no_thread() -> None:

