@@ -13,14 +13,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from cascade import bundle
+from cascade.bundle import Bundle
 from cascade.errors import CascadeError
+from server.library import Library
 from server.logs import configure
 from server.metrics import Metrics, shared_folder
 from server.middleware import CLIENT_CLOSED_REQUEST, Observe, Reply, error_reply, failure
 from server.models import Model, Models
 from server.predict import Predictor
-from server.routes import router
+from server.routes import PREDICT_PATHS, router
 from server.runtime import OnnxRuntime, Runtime
 from server.settings import ServerSettings
 
@@ -51,7 +52,8 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether every stage of every model is warm and no drain has begun."""
-        return not self._draining and all(model.engine.ready for model in self.models.all())
+        models = self.models.all()
+        return not self._draining and bool(models) and all(model.engine.ready for model in models)
 
     def drain(self) -> None:
         """Turn not ready; what is in hand, and what still arrives, is answered."""
@@ -79,32 +81,43 @@ def _soon(flush: Callable[[], None]) -> None:
     asyncio.get_running_loop().call_later(FLUSH_S, flush)
 
 
-def open_runtime(settings: ServerSettings) -> Runtime:
-    """Read and verify the bundle, and make its sessions.
+def open_runtime(settings: ServerSettings, bundle: Bundle) -> Runtime:
+    """Make a bundle's sessions.
 
     Raises:
-        BundleError: the bundle is not what its manifest says.
+        BundleError: the bundle's networks are not what its manifest says.
         DeviceUnavailable: the device is not there.
     """
-    return OnnxRuntime(bundle.read(settings.bundle), settings.device, settings.threads, settings.max_batch)
+    return OnnxRuntime(bundle, settings.device, settings.threads, settings.max_batch)
 
 
-def create_app(settings: ServerSettings, runtime: Runtime | None = None) -> FastAPI:
+def open_runtimes(settings: ServerSettings) -> tuple[Runtime, ...]:
+    """Read and verify every bundle, and make their sessions.
+
+    Raises:
+        BundleError: a bundle is not what its manifest says, or two have the same name and version.
+        DeviceUnavailable: the device is not there.
+    """
+    return tuple(open_runtime(settings, bundle) for bundle in Library(settings.bundle).open())
+
+
+def create_app(settings: ServerSettings, *runtimes: Runtime) -> FastAPI:
     """Make the application.
 
     Args:
         settings: every knob.
-        runtime: runs the networks; default the bundle of the settings on onnxruntime, opened at start-up.
+        runtimes: run the networks; default the bundles of the settings on onnxruntime, opened at start-up.
     """
 
     async def predict(scope: Scope, receive: Receive) -> Reply:
         service: Service = app.state.service
-        return await service.predictor.answer(scope, receive)
+        chosen = scope.get("path_params", {})
+        return await service.predictor.answer(scope, receive, chosen.get("name"), chosen.get("version"))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        opened = await asyncio.to_thread(open_runtime, settings) if runtime is None else runtime
-        service = Service(settings, [opened])
+        opened = runtimes or await asyncio.to_thread(open_runtimes, settings)
+        service = Service(settings, opened)
         app.state.service = service
         warming = asyncio.create_task(service.warm_up())
         try:
@@ -125,7 +138,7 @@ def create_app(settings: ServerSettings, runtime: Runtime | None = None) -> Fast
     app.add_exception_handler(CascadeError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
-    app.add_middleware(Observe, handlers={"/predict": predict})
+    app.add_middleware(Observe, handlers=dict.fromkeys(PREDICT_PATHS, predict))
     return app
 
 

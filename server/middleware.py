@@ -1,6 +1,6 @@
 """Around every request: an id, a line in the log, the counts, and a plain answer where something unforeseen happens.
 
-`POST /predict` is answered here and now, by whoever `create_app` names, without a walk through the framework's own
+What asks a model is answered here and now, by whoever `create_app` names, without a walk through the framework's own
 layers, which take as long as a light network does. Everything else goes the usual way.
 """
 
@@ -94,17 +94,42 @@ def failure(status: int, code: str, message: str, headers: list[tuple[bytes, byt
     return Reply(status, orjson.dumps({"error": error}), headers or [])
 
 
+class Shortcuts:
+    """Handlers by path.
+
+    Args:
+        handlers: by pattern; `{name}` in it stands for a part of a path.
+    """
+
+    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+        self._plain = {pattern: handler for pattern, handler in handlers.items() if "{" not in pattern}
+        self._others = [(_compiled(pattern), pattern, handlers[pattern]) for pattern in handlers if "{" in pattern]
+
+    def find(self, path: str) -> tuple[str, Handler, dict[str, str]] | None:
+        """The pattern that fits a path, its handler, and what its names stand for; None if there is no such pattern."""
+        if (handler := self._plain.get(path)) is not None:
+            return path, handler, {}
+        for compiled, pattern, handler in self._others:
+            if (found := compiled.fullmatch(path)) is not None:
+                return pattern, handler, found.groupdict()
+        return None
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", pattern))
+
+
 class Observe:
     """ASGI middleware that names, logs and counts requests, and answers some of them itself.
 
     Args:
         app: what answers the rest; its state holds the service.
-        handlers: by path, of POST requests.
+        handlers: by pattern of a path, of POST requests; each finds what the names stand for in `path_params`.
     """
 
     def __init__(self, app: ASGIApp, handlers: Mapping[str, Handler]) -> None:
         self._app = app
-        self._handlers = handlers
+        self._shortcuts = Shortcuts(handlers)
         self._prefix, self._numbers = secrets.token_hex(5), itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -141,12 +166,12 @@ class Observe:
             request_id.reset(token)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
-        handler = self._handlers.get(scope["path"]) if scope["method"] == "POST" else None
-        if handler is None:
+        found = self._shortcuts.find(scope["path"]) if scope["method"] == "POST" else None
+        if found is None:
             await self._app(scope, receive, send)
             record.route = _pattern(scope)
             return
-        record.route = scope["path"]
+        record.route, handler, scope["path_params"] = found
         try:
             reply = await handler(scope, receive)
         except CascadeError as error:

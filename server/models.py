@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cascade.errors import NotFound
+from cascade.errors import NotFound, NotReady
 from cascade.manifest import Manifest
 from server.engine import Engine
+from server.library import natural
 from server.metrics import Metrics
 from server.runtime import Runtime
 from server.scheduler import Limits
@@ -61,17 +62,22 @@ class Model:
 
 
 class Models:
-    """All of them. The first that was given answers where no name is; the last version of a name is its current one.
+    """All of them. The first that was given answers where no name is; the highest version of a name is its current one.
 
     Args:
-        models: at least one.
+        models: in order.
     """
 
     def __init__(self, models: Sequence[Model]) -> None:
         self._models: dict[str, dict[str, Model]] = {}
-        for model in models:
-            self._models.setdefault(model.name, {})[model.version] = model
-        self._first = models[0].name
+        self.put(models)
+
+    def put(self, models: Sequence[Model]) -> None:
+        """Have these, and no others, from now on."""
+        fresh: dict[str, dict[str, Model]] = {model.name: {} for model in models}
+        for model in sorted(models, key=lambda model: natural(model.version)):
+            fresh[model.name][model.version] = model
+        self._models = fresh
 
     def get(self, name: str | None = None, version: str | None = None) -> Model:
         """Look a model up.
@@ -82,8 +88,11 @@ class Models:
 
         Raises:
             NotFound: there is none of that name or version.
+            NotReady: there is none at all yet.
         """
-        versions = self._models.get(self._first if name is None else name)
+        if not self._models:
+            raise NotReady("the networks are being opened: try again in a second")
+        versions = self._models.get(next(iter(self._models)) if name is None else name)
         if versions is None:
             raise NotFound(f"there is no model {name!r}: there are {', '.join(self._models)}")
         if version is None:
@@ -91,6 +100,14 @@ class Models:
         if version not in versions:
             raise NotFound(f"model {name!r} has no version {version!r}: it has {', '.join(versions)}")
         return versions[version]
+
+    def names(self) -> list[str]:
+        """Every name, the first first."""
+        return list(self._models)
+
+    def versions(self, name: str) -> list[Model]:
+        """Every version of a name, the current one last."""
+        return list(self._models[name].values())
 
     def all(self) -> list[Model]:
         """Every version of every model, the current one of each name first."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
 
@@ -94,20 +94,20 @@ class Process(uvicorn.Server):
 
 
 def serve(
-    settings: ServerSettings, runtime: Runtime, listener: socket.socket, on_ready: Callable[[], None]
+    settings: ServerSettings, runtimes: Sequence[Runtime], listener: socket.socket, on_ready: Callable[[], None]
 ) -> Exception | None:
     """Serve until a signal comes, and answer what is in hand before returning.
 
     Args:
         settings: every knob.
-        runtime: runs the networks.
+        runtimes: run the networks.
         listener: an open port.
         on_ready: called once every stage is warm.
 
     Returns:
         What ended the warm-up, if something did.
     """
-    process = Process(create_app(settings, runtime), settings, on_ready)
+    process = Process(create_app(settings, *runtimes), settings, on_ready)
     before = {number: signal.signal(number, process.handle_exit) for number in SIGNALS}
     try:
         process.run([listener])

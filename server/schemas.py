@@ -64,6 +64,29 @@ class Health(Wire):
     status: Annotated[str, Field(examples=["ready"])]
 
 
+class ControlValues(Wire):
+    """What a request gets that does not ask for something else."""
+
+    threshold: Annotated[float, Field(description="energy to be exceeded", examples=[0.82])]
+    max_stage: Annotated[int | None, Field(description="the last stage that may run; null for the last there is")]
+
+
+class ModelRow(Wire):
+    """One model."""
+
+    name: Annotated[str, Field(description="name of the bundle", examples=["cifar10"])]
+    versions: Annotated[list[str], Field(description="in natural order", examples=[["9", "10"]])]
+    current: Annotated[str, Field(description="the version that is asked where none is named", examples=["10"])]
+    ready: Annotated[bool, Field(description="whether every stage of every version is warm")]
+    controls: Annotated[ControlValues, Field(description="of the current version")]
+
+
+class ModelList(Wire):
+    """Answer of `GET /models`."""
+
+    models: Annotated[list[ModelRow], Field(description="the first is the one that `/predict` asks")]
+
+
 _OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "threshold": ({"type": "number"}, "energy to be exceeded; 0 never goes past stage 0, 1 runs every stage"),
     "max_stage": ({"type": "integer", "minimum": 0}, "the last stage that may run"),

@@ -139,14 +139,14 @@ def supervise(settings: ServerSettings, listener: socket.socket, on_ready: Calla
 
 def work(settings: ServerSettings, listener: socket.socket, parent: Connection) -> None:
     """Be a worker: serve, and tell the parent once that it is ready, or why it cannot be."""
-    from server.app import open_runtime  # here, since the parent runs no network and needs no onnxruntime
+    from server.app import open_runtimes  # here, since the parent runs no network and needs no onnxruntime
     from server.process import serve
 
     configure(settings.log_level)
     ended = threading.Event()
     threading.Thread(target=_follow, args=(parent, ended), daemon=True).start()
     try:
-        failure: Exception | None = serve(settings, open_runtime(settings), listener, lambda: parent.send(None))
+        failure: Exception | None = serve(settings, open_runtimes(settings), listener, lambda: parent.send(None))
     except CascadeError as error:
         failure = error
     ended.set()

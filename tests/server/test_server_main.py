@@ -125,7 +125,8 @@ def test_a_gpu_that_is_not_there_is_refused_in_one_line(bundle: Path, workers: i
 def test_serving_never_imports_torch(bundle: Path) -> None:
     code = (
         "import sys; import server.__main__, server.app, server.process, server.workers; "
-        f"from server.settings import ServerSettings; server.app.open_runtime(ServerSettings(bundle={str(bundle)!r})); "
+        "from server.settings import ServerSettings; "
+        f"server.app.open_runtimes(ServerSettings(bundle={str(bundle)!r})); "
         "print(sorted({'torch', 'torchvision', 'onnx', 'sklearn', 'training', 'export'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True)
@@ -156,7 +157,7 @@ class BrokenRuntime(OnnxRuntime):
 
 @pytest.mark.usefixtures("logging_as_it_was")
 def test_a_warm_up_that_fails_is_told_and_ends_with_1(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.app.open_runtime", lambda settings: BrokenRuntime(tiny_bundle()))
+    monkeypatch.setattr("server.app.open_runtime", lambda settings, bundle: BrokenRuntime(tiny_bundle()))
     result = CliRunner().invoke(command_line.serve, [str(bundle), "--port", "0"])
     assert result.exit_code == 1
     assert "cannot serve" in result.output

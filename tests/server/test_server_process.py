@@ -31,7 +31,7 @@ def serve_and_ask(runtime: FakeRuntime, ask: Callable[[str], None], **settings: 
     given = settings_for_tests(port=0, **settings)
     with listen(given) as listener:
         asker = threading.Thread(target=ask, args=(url_of(listener),))
-        failure = serve(given, runtime, listener, asker.start)
+        failure = serve(given, [runtime], listener, asker.start)
         asker.join()
     return failure
 
@@ -94,7 +94,7 @@ def test_a_warm_up_that_fails_ends_the_process_with_its_reason() -> None:
     runtime = FakeRuntime(SURE, warm=lambda: 1 / 0)
     settings = settings_for_tests(port=0)
     with listen(settings) as listener:
-        failure = serve(settings, runtime, listener, lambda: pytest.fail("it is not ready"))
+        failure = serve(settings, [runtime], listener, lambda: pytest.fail("it is not ready"))
     assert isinstance(failure, ZeroDivisionError)
 
 

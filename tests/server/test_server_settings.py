@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,13 @@ def test_the_environment_is_read_and_arguments_win(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("RESCADE_PORT", "9000")
     monkeypatch.setenv("RESCADE_MAX_BATCH", "7")
     settings = ServerSettings(port=9001)
-    assert (settings.bundle, settings.port, settings.max_batch) == (Path("/there"), 9001, 7)
+    assert (settings.bundle, settings.port, settings.max_batch) == ((Path("/there"),), 9001, 7)
+
+
+def test_several_bundles_are_joined_as_paths_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESCADE_BUNDLE", os.pathsep.join(["/one", "/two"]))
+    assert ServerSettings().bundle == (Path("/one"), Path("/two"))
+    assert ServerSettings(bundle=("a", "b")).bundle == (Path("a"), Path("b"))
 
 
 def test_a_misspelt_variable_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,6 +44,7 @@ def test_settings_are_frozen() -> None:
 
 BAD: dict[str, dict[str, Any]] = {
     "unknown": {"treshold": 1},
+    "nothing to serve": {"bundle": ()},
     "no device": {"device": "gpu"},
     "a device without a number": {"device": "cuda"},
     "a port beyond": {"port": 70_000},
@@ -53,7 +61,7 @@ BAD: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", BAD)
 def test_a_value_that_makes_no_sense_is_refused(case: str) -> None:
     with pytest.raises(ValidationError):
-        ServerSettings(bundle=Path("b"), **BAD[case])
+        ServerSettings(**{"bundle": Path("b"), **BAD[case]})
 
 
 def test_a_gpu_may_wait() -> None:

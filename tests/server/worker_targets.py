@@ -31,7 +31,7 @@ def replaced(settings: ServerSettings, listener: socket.socket, parent: Connecti
     """Die once after getting ready; the second of them ends the parent."""
     parent.send(None)
     try:
-        settings.bundle.mkdir()
+        settings.bundle[0].mkdir()
     except FileExistsError:
         os.kill(os.getppid(), signal.SIGTERM)
         signal.pause()
