@@ -124,6 +124,11 @@ class Library:
         self.out: frozenset[str] = frozenset()
         self.broken: tuple[Finding, ...] = ()
 
+    @property
+    def bundles(self) -> tuple[Bundle, ...]:
+        """What is served, in order."""
+        return tuple(self._held.values())
+
     def open(self) -> tuple[Bundle, ...]:
         """Read everything for the first time.
 
@@ -200,11 +205,14 @@ class Library:
         """
         inside = [finding for finding in findings if finding.name not in out]
         faults = _settle(inside, self._held)
+        before = {identity(bundle): bundle for bundle in self._held.values()}
         shelf: dict[Path, Bundle] = {}
         for finding in inside:
             bundle = self._held.get(finding.folder) if finding.folder in faults else finding.bundle
             if bundle is not None and bundle.manifest.name not in out:
-                shelf[finding.folder] = bundle
+                # the same manifest has the same digests, so one copy is enough
+                known = before.get(identity(bundle), bundle)
+                shelf[finding.folder] = known if known.manifest == bundle.manifest else bundle
         broken = tuple(
             replace(finding, bundle=None, fault=faults[finding.folder])
             for finding in inside
@@ -212,8 +220,7 @@ class Library:
         )
         if self._held and not shelf:
             raise Conflict(f"nothing would be left to serve: add a bundle before the last one goes. {_told(broken)}")
-        before = {identity(bundle): bundle for bundle in self._held.values()}
-        fresh = tuple(bundle for bundle in shelf.values() if not _same(before.get(identity(bundle)), bundle))
+        fresh = tuple(bundle for bundle in shelf.values() if before.get(identity(bundle)) is not bundle)
         gone = tuple(sorted(set(before) - set(map(identity, shelf.values()))))
         return Plan(shelf, fresh, gone, broken, tuple(findings), out)
 
@@ -234,11 +241,6 @@ def _kept(folder: Path, bundle: Bundle) -> Finding:
 
 def _told(broken: Sequence[Finding]) -> str:
     return "; ".join(f"{finding.folder}: {finding.fault}" for finding in broken)
-
-
-def _same(one: Bundle | None, other: Bundle) -> bool:
-    """Whether two bundles are the same; their manifests hold the digests of all the rest."""
-    return one is not None and one.manifest == other.manifest
 
 
 def _settle(findings: Sequence[Finding], held: Mapping[Path, Bundle]) -> dict[Path, str]:

@@ -128,7 +128,6 @@ class Line:
 
     def _hung_up(self) -> None:
         self._lost = True
-        for waiting in self._calls.values():
-            if not waiting.done():
-                waiting.set_exception(Lost("the process that was asked is gone: try again"))
+        for waiting in [each for each in self._calls.values() if not each.done()]:
+            waiting.set_exception(Lost("the process that was asked is gone: try again"))
         self._lose()
