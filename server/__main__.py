@@ -19,7 +19,7 @@ from server.settings import PREFIX, ServerSettings
 
 def _with_options(command: Callable[..., None]) -> Callable[..., None]:
     for name, field in reversed(ServerSettings.model_fields.items()):
-        default = "" if field.is_required() or field.default is None else f" [default: {field.default}]"
+        default = "" if field.is_required() or field.default in (None, ()) else f" [default: {field.default}]"
         if name == "bundle":
             command = click.argument(name, nargs=-1)(command)
         else:
@@ -72,22 +72,30 @@ def run(settings: ServerSettings) -> str | None:
         OSError: the port cannot be opened.
     """
     # Imported here so that a wrong option is answered at once, and a parent of workers stays light.
-    from server.port import listen, url_of
+    from server import tls
+    from server.library import Library
+    from server.port import ADMIN, PUBLIC, listening, url_of
 
     def announce() -> None:
-        click.echo(f"rescade serves {_named(settings)} at {url_of(listener)}")
+        scheme = "http" if settings.tls_cert is None else "https"
+        click.echo(f"rescade serves {_named(settings)} at {url_of(ports[PUBLIC], scheme)}")
+        if ADMIN in ports:
+            click.echo(f"rescade is managed at {url_of(ports[ADMIN], scheme)}")
 
+    tls.check(settings)
+    library = Library(settings.bundle)
     if settings.workers > 1:
         from server.workers import supervise
 
-        with listen(settings) as listener:
-            return supervise(settings, listener, announce)
+        library.open()
+        with listening(settings) as ports:
+            return supervise(settings, ports, library, announce)
     from server.app import open_runtimes
     from server.process import serve as serve_here
 
-    runtimes = open_runtimes(settings)
-    with listen(settings) as listener:
-        failure = serve_here(settings, runtimes, listener, announce)
+    runtimes = open_runtimes(settings, library)
+    with listening(settings) as ports:
+        failure = serve_here(settings, runtimes, ports, announce, library)
     return None if failure is None else str(failure)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
@@ -15,6 +16,10 @@ from starlette.types import Receive, Scope
 
 from cascade.bundle import Bundle
 from cascade.errors import CascadeError
+from server import admin
+from server.control import Control, Coordinator
+from server.gate import Gate
+from server.intake import Intake
 from server.library import Library
 from server.logs import configure
 from server.metrics import Metrics, shared_folder
@@ -24,10 +29,12 @@ from server.predict import Predictor
 from server.routes import PREDICT_PATHS, router
 from server.runtime import OnnxRuntime, Runtime
 from server.settings import ServerSettings
+from server.stock import Stock
 
 logger = logging.getLogger(__name__)
 
 FLUSH_S = 0.05
+ADMIN_REQUESTS, ADMIN_BYTES = 16, 65536  # beside the limits for everybody else, so that a full house can be managed
 
 
 class Service:
@@ -35,16 +42,26 @@ class Service:
 
     Args:
         settings: limits.
+        library: where the models came from.
         runtimes: run the models' networks; the first is asked where no name is.
 
     Attributes:
+        control: changes what is served; a worker puts one here that asks its parent.
+        admin_intake: lets in what those who run the server ask.
         failure: what ended the warm-up, if something did.
     """
 
-    def __init__(self, settings: ServerSettings, runtimes: Sequence[Runtime]) -> None:
+    def __init__(self, settings: ServerSettings, library: Library, runtimes: Sequence[Runtime]) -> None:
         self.metrics = Metrics(shared_folder(), _soon)
-        self.models = Models([Model(settings, runtime, self.metrics) for runtime in runtimes])
+        make = partial(Model, settings, metrics=self.metrics)
+        self.models = Models([make(runtime) for runtime in runtimes])
+        self.stock = Stock(self.models, partial(open_runtime, settings), make)
+        coordinator = Coordinator(library, settings.reload_timeout_s, [self.stock])
+        self.control = Control(coordinator.carry_out, self.models.is_warm)
         self.predictor = Predictor(settings, self.models)
+        self.admin_intake = Intake(
+            ADMIN_REQUESTS, ADMIN_BYTES, ADMIN_REQUESTS * ADMIN_BYTES, settings.request_timeout_s
+        )
         self.failure: Exception | None = None
         self.warmed = asyncio.Event()
         self._draining = False
@@ -72,6 +89,7 @@ class Service:
     def close(self) -> None:
         """End every thread."""
         self.predictor.close()
+        self.stock.close()
         for model in self.models.all():
             model.engine.close()
         self.metrics.flush()
@@ -91,23 +109,25 @@ def open_runtime(settings: ServerSettings, bundle: Bundle) -> Runtime:
     return OnnxRuntime(bundle, settings.device, settings.threads, settings.max_batch)
 
 
-def open_runtimes(settings: ServerSettings) -> tuple[Runtime, ...]:
+def open_runtimes(settings: ServerSettings, library: Library) -> tuple[Runtime, ...]:
     """Read and verify every bundle, and make their sessions.
 
     Raises:
         BundleError: a bundle is not what its manifest says, or two have the same name and version.
         DeviceUnavailable: the device is not there.
     """
-    return tuple(open_runtime(settings, bundle) for bundle in Library(settings.bundle).open())
+    return tuple(open_runtime(settings, bundle) for bundle in library.open())
 
 
-def create_app(settings: ServerSettings, *runtimes: Runtime) -> FastAPI:
+def create_app(settings: ServerSettings, *runtimes: Runtime, library: Library | None = None) -> FastAPI:
     """Make the application.
 
     Args:
         settings: every knob.
         runtimes: run the networks; default the bundles of the settings on onnxruntime, opened at start-up.
+        library: where the runtimes' bundles came from; with it alone the application starts without any.
     """
+    books = Library(settings.bundle) if library is None else library
 
     async def predict(scope: Scope, receive: Receive) -> Reply:
         service: Service = app.state.service
@@ -116,8 +136,9 @@ def create_app(settings: ServerSettings, *runtimes: Runtime) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        opened = runtimes or await asyncio.to_thread(open_runtimes, settings)
-        service = Service(settings, opened)
+        from_disk = library is None and not runtimes
+        opened = await asyncio.to_thread(open_runtimes, settings, books) if from_disk else runtimes
+        service = Service(settings, books, opened)
         app.state.service = service
         warming = asyncio.create_task(service.warm_up())
         try:
@@ -138,7 +159,9 @@ def create_app(settings: ServerSettings, *runtimes: Runtime) -> FastAPI:
     app.add_exception_handler(CascadeError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
-    app.add_middleware(Observe, handlers=dict.fromkeys(PREDICT_PATHS, predict))
+    if settings.admin_key_sha256 is not None or settings.admin_port is not None:
+        app.include_router(admin.router)
+    app.add_middleware(Observe, handlers=dict.fromkeys(PREDICT_PATHS, predict), check=Gate(settings).check)
     return app
 
 

@@ -85,6 +85,8 @@ def error_reply(error: CascadeError) -> Reply:
     headers = []
     if error.status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
         headers.append((b"retry-after", str(max(1, math.ceil(retry_after_s))).encode()))
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers.append((b"www-authenticate", b"ApiKey"))
     return failure(error.status, error.code, str(error), headers)
 
 
@@ -125,10 +127,11 @@ class Observe:
     Args:
         app: what answers the rest; its state holds the service.
         handlers: by pattern of a path, of POST requests; each finds what the names stand for in `path_params`.
+        check: looks at a request before anything else does, and raises what it is refused with.
     """
 
-    def __init__(self, app: ASGIApp, handlers: Mapping[str, Handler]) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, handlers: Mapping[str, Handler], check: Callable[[Scope], None]) -> None:
+        self._app, self._check = app, check
         self._shortcuts = Shortcuts(handlers)
         self._prefix, self._numbers = secrets.token_hex(5), itertools.count(1)
 
@@ -166,21 +169,24 @@ class Observe:
             request_id.reset(token)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
-        found = self._shortcuts.find(scope["path"]) if scope["method"] == "POST" else None
-        if found is None:
-            await self._app(scope, receive, send)
-            record.route = _pattern(scope)
-            return
-        record.route, handler, scope["path_params"] = found
+        reply: Reply | None = None
         try:
-            reply = await handler(scope, receive)
+            self._check(scope)
+            found = self._shortcuts.find(scope["path"]) if scope["method"] == "POST" else None
+            if found is not None:
+                record.route, handler, scope["path_params"] = found
+                reply = await handler(scope, receive)
         except CascadeError as error:
             record.fields["error"] = error.code
             reply = error_reply(error)
         except ClientDisconnect:
             record.fields["error"] = "client_disconnected"
             reply = Reply(CLIENT_CLOSED_REQUEST, b"")
-        await reply.send(send)
+        if reply is not None:
+            await reply.send(send)
+            return
+        await self._app(scope, receive, send)
+        record.route = _pattern(scope)
 
     def _log(self, scope: Scope, record: Record, status: int, seconds: float) -> None:
         """A request that went well is told of at debug, so that a busy server is not busy with its log."""

@@ -37,6 +37,15 @@ def test_a_misspelt_variable_is_refused_by_name(monkeypatch: pytest.MonkeyPatch)
         ServerSettings(bundle=Path("b"))
 
 
+def test_keys_come_separated_by_commas_and_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = "a" * 64, "B" * 64
+    monkeypatch.setenv("RESCADE_API_KEYS_SHA256", f"{one}, {two},")
+    monkeypatch.setenv("RESCADE_TLS_KEY_PASSWORD", "hidden")
+    settings = ServerSettings(bundle=Path("b"), tls_cert="cert.pem")
+    assert settings.api_keys_sha256 == (one, two.lower())
+    assert "hidden" not in repr(settings)
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         ServerSettings(bundle=Path("b")).port = 1  # type: ignore[misc]
@@ -54,6 +63,8 @@ BAD: dict[str, dict[str, Any]] = {
     "a level": {"log_level": "loud"},
     "waiting on the CPU": {"max_wait_ms": 5},
     "more images than places": {"max_images": 2000},
+    "a key without a certificate": {"tls_key": "key.pem"},
+    "a digest that is none": {"admin_key_sha256": "secret"},
     "a body that never fits": {"max_body_bytes": 2**30},
 }
 
