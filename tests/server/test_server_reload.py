@@ -151,6 +151,28 @@ def test_a_killed_workers_replacement_serves_what_the_others_do_whatever_is_on_t
             assert {ask(again) for _ in range(10)} == {("2", 0.9)}
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_worker_that_hangs_during_a_reload_is_replaced_and_the_reload_is_not_held_up(
+    bundle: Path, place: int
+) -> None:
+    with managed(bundle, "--reload-timeout-s", 3) as (process, url, _):
+        before = children(process.pid)
+        os.kill(before[place], signal.SIGSTOP)
+        write(bundle, "2")
+        process.send_signal(signal.SIGHUP)
+        newcomer = replacement(process.pid, set(before))
+        process.send_signal(signal.SIGHUP)  # where the one that hung was the first to try, nothing was loaded
+        wait_for(lambda: reached(newcomer, url))
+        wait_for(lambda: told(url) == ("2", 0.7))
+        assert {told(url) for _ in range(8)} == {("2", 0.7)}
+
+
+def told(url: str) -> tuple[str, float]:
+    """Version and threshold of an answer on a connection of its own."""
+    with httpx.Client(base_url=url, timeout=30) as client:
+        return ask(client)
+
+
 def replacement(pid: int, before: set[int]) -> int:
     wait_for(lambda: len(set(children(pid)) - before) == 1)
     [found] = set(children(pid)) - before
