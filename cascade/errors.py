@@ -9,8 +9,12 @@
     │   ├── TooLarge            413
     │   ├── UnsupportedType     415
     │   ├── SlowRequest         408
-    │   └── NotFound            404
-    │       └── UnknownModel    404   no model, or no version of it, has that name
+    │   ├── NotFound            404
+    │   │   └── UnknownModel    404   no model, or no version of it, has that name
+    │   ├── Conflict            409
+    │   ├── Unauthorized        401
+    │   ├── Forbidden           403
+    │   └── TooManyRequests     429
     └── ServiceError            503   the service cannot answer now
         ├── NotReady            503
         ├── Overloaded          503
@@ -111,6 +115,43 @@ class UnknownModel(NotFound):
     """No model, or no version of it, has that name."""
 
     code = "unknown_model"
+
+
+class Conflict(RequestError):
+    """What is asked for does not go with how things stand."""
+
+    status = 409
+    code = "conflict"
+
+
+class Unauthorized(RequestError):
+    """A key is needed and was not given."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class Forbidden(RequestError):
+    """The key that was given is not one of those that may."""
+
+    status = 403
+    code = "forbidden"
+
+
+class TooManyRequests(RequestError):
+    """One client asks more often than it may.
+
+    Args:
+        message: what the limit is, and what to do.
+        retry_after_s: seconds until it may ask again.
+    """
+
+    status = 429
+    code = "too_many_requests"
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ServiceError(CascadeError):

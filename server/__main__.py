@@ -1,4 +1,4 @@
-"""The command line: `rescade serve BUNDLE`, or `python -m server BUNDLE`.
+"""The command line: `rescade serve BUNDLE...`, or `python -m server BUNDLE...`.
 
 Every setting is an option, and an environment variable of the same name under `RESCADE_`; an option wins.
 """
@@ -19,9 +19,9 @@ from server.settings import PREFIX, ServerSettings
 
 def _with_options(command: Callable[..., None]) -> Callable[..., None]:
     for name, field in reversed(ServerSettings.model_fields.items()):
-        default = "" if field.is_required() or field.default is None else f" [default: {field.default}]"
+        default = "" if field.is_required() or field.default in (None, ()) else f" [default: {field.default}]"
         if name == "bundle":
-            command = click.argument(name, required=False)(command)
+            command = click.argument(name, nargs=-1)(command)
         else:
             text = f"{field.description}{default}"
             command = click.option(f"--{name.replace('_', '-')}", name, metavar="VALUE", help=text)(command)
@@ -30,16 +30,16 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command("serve")
 @_with_options
-def serve(**given: str | None) -> None:
-    """Serve the cascade in the folder BUNDLE over HTTP."""
-    settings = read_settings({name: value for name, value in given.items() if value is not None})
+def serve(**given: Any) -> None:
+    """Serve cascades over HTTP: each BUNDLE is a folder of one, or a folder of such folders."""
+    settings = read_settings({name: value for name, value in given.items() if value not in (None, ())})
     configure(settings.log_level)
     try:
         failure = run(settings)
     except (CascadeError, OSError) as error:
         failure = str(error)
     if failure is not None:
-        click.echo(f"rescade: cannot serve {settings.bundle}: {' '.join(failure.split())}", err=True)
+        click.echo(f"rescade: cannot serve {_named(settings)}: {' '.join(failure.split())}", err=True)
         sys.exit(1)
 
 
@@ -68,29 +68,41 @@ def run(settings: ServerSettings) -> str | None:
         Why it could not go on, or None.
 
     Raises:
-        CascadeError: the bundle or the device cannot be used.
+        CascadeError: a bundle or the device cannot be used.
         OSError: the port cannot be opened.
     """
     # Imported here so that a wrong option is answered at once, and a parent of workers stays light.
-    from server.port import listen, url_of
+    from server import tls
+    from server.library import Library
+    from server.port import ADMIN, PUBLIC, listening, url_of
 
     def announce() -> None:
-        click.echo(f"rescade serves {settings.bundle} at {url_of(listener)}")
+        scheme = "http" if settings.tls_cert is None else "https"
+        click.echo(f"rescade serves {_named(settings)} at {url_of(ports[PUBLIC], scheme)}")
+        if ADMIN in ports:
+            click.echo(f"rescade is managed at {url_of(ports[ADMIN], scheme)}")
 
+    tls.check(settings)
+    library = Library(settings.bundle)
     if settings.workers > 1:
         from server.rpc.port import check_free
         from server.workers import supervise
 
         check_free(settings)
-        with listen(settings) as listener:
-            return supervise(settings, listener, announce)
-    from server.app import open_runtime
+        library.open()
+        with listening(settings) as ports:
+            return supervise(settings, ports, library, announce)
+    from server.app import open_runtimes
     from server.process import serve as serve_here
 
-    runtime = open_runtime(settings)
-    with listen(settings) as listener:
-        failure = serve_here(settings, runtime, listener, announce)
+    runtimes = open_runtimes(settings, library)
+    with listening(settings) as ports:
+        failure = serve_here(settings, runtimes, ports, announce, library)
     return None if failure is None else str(failure)
+
+
+def _named(settings: ServerSettings) -> str:
+    return " ".join(map(str, settings.bundle))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
@@ -13,8 +14,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cascade import bundle
+from cascade.bundle import Bundle
 from cascade.errors import CascadeError
+from server import admin
+from server.control import Control, Coordinator
+from server.gate import Gate
+from server.intake import Intake
+from server.library import Library
 from server.logs import configure
 from server.metrics import Metrics, shared_folder
 from server.middleware import CLIENT_CLOSED_REQUEST, Observe, Reply, error_reply, failure, unforeseen
@@ -22,15 +28,17 @@ from server.models import Model, Models
 from server.oip.routes import router as oip
 from server.predict import Predictor
 from server.protocol import Protocol
-from server.routes import router
+from server.routes import PREDICT_PATHS, router
 from server.rpc.port import check_installed, port_of
 from server.runtime import OnnxRuntime, Runtime
 from server.settings import ServerSettings
+from server.stock import Stock
 from server.tracing import Tracer, open_tracer
 
 logger = logging.getLogger(__name__)
 
 FLUSH_S = 0.05
+ADMIN_REQUESTS, ADMIN_BYTES = 16, 65536  # beside the limits for everybody else, so that a full house can be managed
 
 
 class Service:
@@ -38,19 +46,33 @@ class Service:
 
     Args:
         settings: limits.
+        library: where the models came from.
         runtimes: run the models' networks; the first is asked where no name is.
         tracer: told of calls over gRPC; default nobody.
 
     Attributes:
+        control: changes what is served; a worker puts one here that asks its parent.
+        admin_intake: lets in what those who run the server ask.
         failure: what ended the warm-up, if something did.
     """
 
-    def __init__(self, settings: ServerSettings, runtimes: Sequence[Runtime], tracer: Tracer | None = None) -> None:
+    def __init__(
+        self, settings: ServerSettings, library: Library, runtimes: Sequence[Runtime], tracer: Tracer | None = None
+    ) -> None:
         self.metrics = Metrics(shared_folder(), _soon)
-        self.models = Models([Model(settings, runtime, self.metrics) for runtime in runtimes])
+        make = partial(Model, settings, metrics=self.metrics)
+        self.models = Models([make(runtime) for runtime in runtimes])
+        self.stock = Stock(self.models, partial(open_runtime, settings), make)
+        coordinator = Coordinator(library, settings.reload_timeout_s, [self.stock])
+        self.control = Control(coordinator.carry_out, self.models.is_warm)
         self.predictor = Predictor(settings, self.models)
-        self.protocol = Protocol(settings, self.models, self.predictor, self.metrics, lambda: self.ready)
-        self.rpc = port_of(settings, self.protocol, self.metrics, tracer)  # type: ignore[arg-type]  # it takes its own models
+        gate = Gate(settings)
+        self.protocol = Protocol(settings, self, gate)
+        check = gate.check_headers
+        self.rpc = port_of(settings, self.protocol, self.metrics, check, tracer)  # type: ignore[arg-type]  # it takes its own models
+        self.admin_intake = Intake(
+            ADMIN_REQUESTS, ADMIN_BYTES, ADMIN_REQUESTS * ADMIN_BYTES, settings.request_timeout_s
+        )
         self.failure: Exception | None = None
         self.warmed = asyncio.Event()
         self._draining = False
@@ -58,7 +80,8 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether every stage of every model is warm and no drain has begun."""
-        return not self._draining and all(model.engine.ready for model in self.models.all())
+        models = self.models.all()
+        return not self._draining and bool(models) and all(model.engine.ready for model in models)
 
     def drain(self) -> None:
         """Turn not ready; what is in hand, and what still arrives, is answered."""
@@ -78,6 +101,7 @@ class Service:
     def close(self) -> None:
         """End every thread."""
         self.predictor.close()
+        self.stock.close()
         for model in self.models.all():
             model.engine.close()
         self.metrics.flush()
@@ -108,22 +132,35 @@ class Application(FastAPI):
         await super().__call__(scope, receive, send)
 
 
-def open_runtime(settings: ServerSettings) -> Runtime:
-    """Read and verify the bundle, and make its sessions.
+def open_runtime(settings: ServerSettings, bundle: Bundle) -> Runtime:
+    """Make a bundle's sessions.
 
     Raises:
-        BundleError: the bundle is not what its manifest says.
+        BundleError: the bundle's networks are not what its manifest says.
         DeviceUnavailable: the device is not there.
     """
-    return OnnxRuntime(bundle.read(settings.bundle), settings.device, settings.threads, settings.max_batch)
+    return OnnxRuntime(bundle, settings.device, settings.threads, settings.max_batch)
 
 
-def create_app(settings: ServerSettings, runtime: Runtime | None = None, tracer: Tracer | None = None) -> FastAPI:
+def open_runtimes(settings: ServerSettings, library: Library) -> tuple[Runtime, ...]:
+    """Read and verify every bundle, and make their sessions.
+
+    Raises:
+        BundleError: a bundle is not what its manifest says, or two have the same name and version.
+        DeviceUnavailable: the device is not there.
+    """
+    return tuple(open_runtime(settings, bundle) for bundle in library.open())
+
+
+def create_app(
+    settings: ServerSettings, *runtimes: Runtime, library: Library | None = None, tracer: Tracer | None = None
+) -> FastAPI:
     """Make the application.
 
     Args:
         settings: every knob.
-        runtime: runs the networks; default the bundle of the settings on onnxruntime, opened at start-up.
+        runtimes: run the networks; default the bundles of the settings on onnxruntime, opened at start-up.
+        library: where the runtimes' bundles came from; with it alone the application starts without any.
         tracer: told of requests; default whom the settings name.
 
     Raises:
@@ -131,15 +168,18 @@ def create_app(settings: ServerSettings, runtime: Runtime | None = None, tracer:
     """
     check_installed(settings)
     told = open_tracer(settings.otel_endpoint, settings.otel_sample_ratio) if tracer is None else tracer
+    books = Library(settings.bundle) if library is None else library
 
     async def predict(scope: Scope, receive: Receive) -> Reply:
         service: Service = app.state.service
-        return await service.predictor.answer(scope, receive)
+        chosen = scope.get("path_params", {})
+        return await service.predictor.answer(scope, receive, chosen.get("name"), chosen.get("version"))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        opened = await asyncio.to_thread(open_runtime, settings) if runtime is None else runtime
-        service = Service(settings, [opened], told)
+        from_disk = library is None and not runtimes
+        opened = await asyncio.to_thread(open_runtimes, settings, books) if from_disk else runtimes
+        service = Service(settings, books, opened, told)
         app.state.service, app.state.oip = service, service.protocol
         warming = asyncio.create_task(service.warm_up())
         try:
@@ -164,7 +204,10 @@ def create_app(settings: ServerSettings, runtime: Runtime | None = None, tracer:
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer_unforeseen)
-    app.front = Observe(app.framework, app.state, {"/predict": predict}, told)
+    if settings.admin_key_sha256 is not None or settings.admin_port is not None:
+        app.include_router(admin.router)
+    handlers = dict.fromkeys(PREDICT_PATHS, predict)
+    app.front = Observe(app.framework, app.state, handlers, Gate(settings).check, told)
     return app
 
 

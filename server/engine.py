@@ -174,11 +174,15 @@ class Engine:
             "run_ms": milliseconds,
         }
 
-    def close(self) -> None:
-        """End the thread. No request may be in hand."""
+    def close(self, wait: bool = True) -> None:
+        """End the thread. No request may be in hand, but the batch of one that went away may still run.
+
+        Args:
+            wait: for that batch.
+        """
         if self._timer is not None:
             self._timer.cancel()
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._thread.shutdown(wait=wait, cancel_futures=True)
 
     def check_ready(self) -> None:
         """Refuse work before the warm-up has ended.

@@ -1,6 +1,6 @@
 """Around every request: an id, a line in the log, the counts, and a plain answer where something unforeseen happens.
 
-`POST /predict` is answered here and now, by whoever `create_app` names, without a walk through the framework's own
+What asks a model is answered here and now, by whoever `create_app` names, without a walk through the framework's own
 layers, which take as long as a light network does. Everything else goes the usual way.
 """
 
@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cascade.errors import CascadeError
 from server.logs import request_id
+from server.oip.errors import error_body
 from server.tracing import Silence, Tracer
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 GOOD_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 CLIENT_CLOSED_REQUEST = 499
+OIP = "/v2"
 
 
 @dataclass(slots=True)
@@ -87,6 +89,8 @@ def error_reply(error: CascadeError) -> Reply:
     headers = []
     if error.status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
         headers.append((b"retry-after", str(max(1, math.ceil(retry_after_s))).encode()))
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers.append((b"www-authenticate", b"ApiKey"))
     return failure(error.status, error.code, str(error), headers)
 
 
@@ -101,21 +105,52 @@ def failure(status: int, code: str, message: str, headers: list[tuple[bytes, byt
     return Reply(status, orjson.dumps({"error": error}), headers or [])
 
 
+class Shortcuts:
+    """Handlers by path.
+
+    Args:
+        handlers: by pattern; `{name}` in it stands for a part of a path.
+    """
+
+    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+        self._plain = {pattern: handler for pattern, handler in handlers.items() if "{" not in pattern}
+        self._others = [(_compiled(pattern), pattern, handlers[pattern]) for pattern in handlers if "{" in pattern]
+
+    def find(self, path: str) -> tuple[str, Handler, dict[str, str]] | None:
+        """The pattern that fits a path, its handler, and what its names stand for; None if there is no such pattern."""
+        if (handler := self._plain.get(path)) is not None:
+            return path, handler, {}
+        for compiled, pattern, handler in self._others:
+            if (found := compiled.fullmatch(path)) is not None:
+                return pattern, handler, found.groupdict()
+        return None
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", pattern))
+
+
 class Observe:
     """Stands before the framework: names, logs and counts requests, and answers some of them itself.
 
     Args:
         app: what answers the rest.
         state: of the application; holds the service, once there is one.
-        handlers: by path, of POST requests.
+        handlers: by pattern of a path, of POST requests; each finds what the names stand for in `path_params`.
+        check: looks at a request before anything else does, and raises what it is refused with.
         tracer: told of requests; default nobody.
     """
 
     def __init__(
-        self, app: ASGIApp, state: State, handlers: Mapping[str, Handler], tracer: Tracer | None = None
+        self,
+        app: ASGIApp,
+        state: State,
+        handlers: Mapping[str, Handler],
+        check: Callable[[Scope], None],
+        tracer: Tracer | None = None,
     ) -> None:
-        self._app, self._state = app, state
-        self._handlers = handlers
+        self._app, self._state, self._check = app, state, check
+        self._shortcuts = Shortcuts(handlers)
         self._tracer = Silence() if tracer is None else tracer
         self._prefix, self._numbers = secrets.token_hex(5), itertools.count(1)
 
@@ -155,23 +190,26 @@ class Observe:
             request_id.reset(token)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
-        handler = self._handlers.get(scope["path"]) if scope["method"] == "POST" else None
-        if handler is None:
-            try:
-                await self._app(scope, receive, send)
-            finally:
-                record.route = _pattern(scope)
-            return
-        record.route = scope["path"]
+        reply: Reply | None = None
         try:
-            reply = await handler(scope, receive)
+            self._check(scope)
+            found = self._shortcuts.find(scope["path"]) if scope["method"] == "POST" else None
+            if found is not None:
+                record.route, handler, scope["path_params"] = found
+                reply = await handler(scope, receive)
         except CascadeError as error:
             record.fields["error"] = error.code
-            reply = error_reply(error)
+            reply = _refusal(scope, error)
         except ClientDisconnect:
             record.fields["error"] = "client_disconnected"
             reply = Reply(CLIENT_CLOSED_REQUEST, b"")
-        await reply.send(send)
+        if reply is not None:
+            await reply.send(send)
+            return
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            record.route = _pattern(scope)
 
     def _log(self, scope: Scope, record: Record, status: int, seconds: float) -> None:
         """A request that went well is told of at debug, so that a busy server is not busy with its log."""
@@ -188,6 +226,14 @@ class Observe:
                 if GOOD_ID.fullmatch(given):
                     return given
         return f"{self._prefix}-{next(self._numbers):x}"
+
+
+def _refusal(scope: Scope, error: CascadeError) -> Reply:
+    """An error in the shape of whatever the request spoke."""
+    reply = error_reply(error)
+    if scope["path"].startswith(OIP):
+        return Reply(reply.status, error_body(str(error), error.code, request_id.get()), reply.headers)
+    return reply
 
 
 def _pattern(scope: Scope) -> str:

@@ -6,16 +6,20 @@ its end; so every answer is of one version and one threshold, whatever is change
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cascade.errors import UnknownModel
+from cascade.errors import NotReady, UnknownModel
 from cascade.manifest import Manifest
+from server.commands import Override
 from server.engine import Engine
+from server.library import natural
 from server.metrics import Metrics
 from server.runtime import Runtime
 from server.scheduler import Limits
 from server.settings import ServerSettings
+
+NO_OVERRIDES: Mapping[str, Override] = {}
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,9 @@ class Controls:
 class Model:
     """One version of one bundle, with the engine that runs it.
 
+    Whoever asks it holds it meanwhile, with `with`, and gets the controls of that moment; so a version that is replaced
+    is closed once the last of its requests has been answered.
+
     Args:
         settings: limits, and the threshold that replaces the bundle's.
         runtime: runs its networks.
@@ -46,8 +53,32 @@ class Model:
         self.document: bytes = runtime.manifest.model_dump_json().encode()
         self.engine = Engine(runtime, limits, metrics, inline=settings.device == "cpu")
         own = runtime.manifest.exit.threshold
-        self.controls = Controls(own if settings.threshold is None else settings.threshold)
+        self.own = Controls(own if settings.threshold is None else settings.threshold)
+        self.controls = self.own
         self.metrics = metrics.of_model(self.name, runtime.manifest.costs())
+        self._holders, self._retired = 0, False
+
+    def __enter__(self) -> Controls:
+        self._holders += 1
+        return self.controls
+
+    def __exit__(self, *exception: object) -> None:
+        self._holders -= 1
+        self._close_if_empty()
+
+    def retire(self) -> None:
+        """Close the engine, now or once nobody holds the model any more."""
+        self._retired = True
+        self._close_if_empty()
+
+    def _close_if_empty(self) -> None:
+        if self._retired and not self._holders:
+            self.engine.close(wait=False)
+
+    def override(self, override: Override) -> None:
+        """Replace its own values from now on, where something is given."""
+        threshold = self.own.threshold if override.threshold is None else override.threshold
+        self.controls = Controls(threshold, override.max_stage)
 
     @property
     def name(self) -> str:
@@ -66,17 +97,24 @@ class Model:
 
 
 class Models:
-    """All of them. The first that was given answers where no name is; the last version of a name is its current one.
+    """All of them. The first that was given answers where no name is; the highest version of a name is its current one.
 
     Args:
-        models: at least one.
+        models: in order.
     """
 
     def __init__(self, models: Sequence[Model]) -> None:
         self._models: dict[str, dict[str, Model]] = {}
+        self.put(models)
+
+    def put(self, models: Sequence[Model], overrides: Mapping[str, Override] = NO_OVERRIDES) -> None:
+        """Have these, and no others, from now on, with these values by name."""
         for model in models:
-            self._models.setdefault(model.name, {})[model.version] = model
-        self._first = models[0].name
+            model.override(overrides.get(model.name, Override()))
+        fresh: dict[str, dict[str, Model]] = {model.name: {} for model in models}
+        for model in sorted(models, key=lambda model: natural(model.version)):
+            fresh[model.name][model.version] = model
+        self._models = fresh
 
     def get(self, name: str | None = None, version: str | None = None) -> Model:
         """Look a model up.
@@ -87,8 +125,11 @@ class Models:
 
         Raises:
             UnknownModel: there is none of that name or version.
+            NotReady: there is none at all yet.
         """
-        versions = self._models.get(self._first if name is None else name)
+        if not self._models:
+            raise NotReady("the networks are being opened: try again in a second")
+        versions = self._models.get(next(iter(self._models)) if name is None else name)
         if versions is None:
             raise UnknownModel(f"there is no model {name!r}: there are {', '.join(self._models)}")
         if version is None:
@@ -96,6 +137,19 @@ class Models:
         if version not in versions:
             raise UnknownModel(f"model {name!r} has no version {version!r}: it has {', '.join(versions)}")
         return versions[version]
+
+    def is_warm(self, name: str, version: str) -> bool:
+        """Whether this version is there and warm."""
+        model = self._models.get(name, {}).get(version)
+        return model is not None and model.engine.ready
+
+    def names(self) -> list[str]:
+        """Every name, the first first."""
+        return list(self._models)
+
+    def versions(self, name: str) -> list[Model]:
+        """Every version of a name, the current one last."""
+        return list(self._models[name].values())
 
     def all(self) -> list[Model]:
         """Every version of every model, the current one of each name first."""

@@ -23,7 +23,7 @@ from server.codec import Caps, Question, decode, encode, read_question
 from server.engine import Outcome
 from server.intake import Intake
 from server.middleware import Record, Reply
-from server.models import Model, Models
+from server.models import Controls, Model, Models
 from server.options import Options
 from server.settings import ServerSettings
 from server.tracing import Trace, current
@@ -87,8 +87,7 @@ class Predictor:
             ClientDisconnect: nobody waits any more.
         """
         headers = Headers(scope=scope)
-        with self.intake.guest(receive) as guest:
-            model = self._models.get(name, version)
+        with self.intake.guest(receive) as guest, (model := self._models.get(name, version)) as controls:
             deadline = self.deadline(headers.get("x-deadline-ms"))
             model.engine.check_room(deadline)
             body = await self.intake.read(guest, headers.get("content-length", ""), headers.get("content-encoding", ""))
@@ -100,7 +99,7 @@ class Predictor:
                 return read_question(content_type, body, query, rule, self._caps)
 
             question = read() if len(body) <= LIGHT_BYTES else await self.in_thread(read, deadline)
-            answer = await self.ask(model, question, deadline, scope.get("rescade"))
+            answer = await self.ask(model, question, deadline, scope.get("rescade"), controls)
         return _write(model, answer, question.options)
 
     def deadline(self, asked_ms: str | None) -> float:
@@ -123,7 +122,14 @@ class Predictor:
             raise RequestError(f"X-Deadline-Ms must be a number of milliseconds above 0, not {asked_ms[:40]!r}")
         return now + min(seconds, asked)
 
-    async def ask(self, model: Model, question: Question, deadline: float, record: Record | None = None) -> Answer:
+    async def ask(
+        self,
+        model: Model,
+        question: Question,
+        deadline: float,
+        record: Record | None = None,
+        controls: Controls | None = None,
+    ) -> Answer:
         """Decode a question and have the model's engine answer it.
 
         Args:
@@ -131,6 +137,7 @@ class Predictor:
             question: taken apart, not decoded.
             deadline: on the clock of `time.monotonic`.
             record: told of what should be in the log.
+            controls: of when the model was looked up, where it has been held since; default those of now.
 
         Raises:
             CascadeError: one of those that carry a status.
@@ -139,7 +146,8 @@ class Predictor:
         if trace is not None:
             trace.model, trace.version = model.name, model.version
         try:
-            answer = await self._ask(model, question, deadline, began, trace)
+            with model as now:
+                answer = await self._ask(model, question, deadline, began, trace, controls or now)
         except CascadeError:
             model.metrics.asked(False, time.perf_counter() - began)
             raise
@@ -155,9 +163,15 @@ class Predictor:
         return answer
 
     async def _ask(
-        self, model: Model, question: Question, deadline: float, began: float, trace: Trace | None
+        self,
+        model: Model,
+        question: Question,
+        deadline: float,
+        began: float,
+        trace: Trace | None,
+        controls: Controls,
     ) -> Answer:
-        controls, options = model.controls, question.options
+        options = question.options
         images = await self._decode(question, model, deadline)
         decoded = time.perf_counter()
         threshold = controls.threshold if options.threshold is None else options.threshold

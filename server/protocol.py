@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
 from prometheus_client.metrics_core import Metric
 from starlette.requests import Request
 
-from cascade.errors import NotFound
+from cascade.errors import BundleError
 from server.codec import Question
+from server.control import Control
 from server.engine import Outcome
+from server.gate import Gate
 from server.intake import Guest
 from server.metrics import Metrics
 from server.models import Model, Models
@@ -27,33 +30,38 @@ Result = TypeVar("Result")
 GUEST = "rescade.guest"
 
 
+class Served(typing.Protocol):
+    """What is asked of whatever serves the models."""
+
+    models: Models
+    predictor: Predictor
+    metrics: Metrics
+    control: Control
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model is warm and no drain has begun."""
+        ...
+
+
 class Protocol:
     """Everything the protocol's routes ask.
 
     Args:
         settings: limits.
-        models: that are served.
-        predictor: answers questions.
-        metrics: what was counted, over all workers.
-        is_ready: whether all models are warm and no drain has begun.
+        served: whose models are asked, counted and managed.
+        gate: says who may manage them.
     """
 
-    def __init__(
-        self,
-        settings: ServerSettings,
-        models: Models,
-        predictor: Predictor,
-        metrics: Metrics,
-        is_ready: Callable[[], bool],
-    ) -> None:
+    def __init__(self, settings: ServerSettings, served: Served, gate: Gate) -> None:
         self.limits = Limits(settings.max_images, settings.max_body_bytes, round(settings.max_wait_ms * 1000))
         self.server_version = _version()
-        self._models, self._predictor, self._metrics, self._is_ready = models, predictor, metrics, is_ready
+        self._served, self._predictor, self._gate = served, served.predictor, gate
 
     @property
     def ready(self) -> bool:
         """Whether every model can answer now."""
-        return self._is_ready()
+        return self._served.ready
 
     def get(self, name: str, version: str | None) -> Model:
         """One version of a model; without one, the current.
@@ -61,21 +69,21 @@ class Protocol:
         Raises:
             UnknownModel: there is none of that name, or none of that version.
         """
-        return self._models.get(name, version)
+        return self._served.models.get(name, version)
 
     def all(self) -> Sequence[Model]:
         """Every version of every model; of each model, the current one first."""
-        return self._models.all()
+        return self._served.models.all()
 
     @contextmanager
-    def hold(self, request: Request) -> Iterator[None]:
-        """Keep a request among those in hand until it is answered.
+    def hold(self, request: Request, model: Model | None = None) -> Iterator[None]:
+        """Keep a request among those in hand until it is answered, and the model that it asks open.
 
         Raises:
             Overloaded: too many are in hand.
             ClientDisconnect: nobody waits for the answer any more.
         """
-        with self._predictor.intake.guest(request.receive) as guest:
+        with self._predictor.intake.guest(request.receive) as guest, model or nullcontext():
             request.scope[GUEST] = guest
             yield
 
@@ -114,28 +122,42 @@ class Protocol:
 
     def statistics(self) -> list[ModelCounters]:
         """Counts of every model, over all workers; versions that follow each other share them."""
-        samples = _Samples(self._metrics.collect())
-        return [_counters(samples, model) for model in self._models.all()]
+        samples = _Samples(self._served.metrics.collect())
+        return [_counters(samples, model) for model in self._served.models.all()]
 
     def check_control(self, request: Request) -> None:
-        """Refuse whoever may not see or change the repository: so far, everybody.
+        """Refuse whoever may not see or change the repository.
 
         Raises:
-            NotFound: there is no control over models.
+            NotFound: nobody may.
+            Unauthorized: a key is needed.
+            Forbidden: it is the wrong one.
         """
-        raise NotFound("models cannot be loaded or unloaded while this server runs: start it anew")
+        self._gate.check_admin(request.scope)
 
-    def index(self) -> Sequence[IndexRow]:
-        """Every version that is served."""
-        return [IndexRow(model.name, model.version, "READY") for model in self._models.all()]
+    async def index(self) -> list[IndexRow]:
+        """Every version there is, and those there should be."""
+        return [IndexRow(row.name, row.version, row.state, row.reason) for row in await self._served.control.index()]
 
     async def load(self, name: str) -> None:
-        """Never reached, since `check_control` refuses."""
-        raise NotFound(f"model {name!r} cannot be loaded while this server runs: start it anew")
+        """Serve what is on the disk of one name, in every process.
+
+        Raises:
+            NotFound: there is nothing of that name.
+            BundleError: it is broken; what was served of it still is.
+        """
+        rows = await self._served.control.load(name)
+        if broken := [row for row in rows if row.result == "broken" and row.name in (name, "")]:
+            raise BundleError(broken[0].folder, broken[0].reason)
 
     async def unload(self, name: str) -> None:
-        """Never reached, since `check_control` refuses."""
-        raise NotFound(f"model {name!r} cannot be unloaded while this server runs: start it anew")
+        """Take a name out, in every process.
+
+        Raises:
+            NotFound: it is not served.
+            Conflict: it is the last one.
+        """
+        await self._served.control.unload(name)
 
 
 class _Samples:

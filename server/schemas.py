@@ -6,7 +6,7 @@ models here describe the same shapes; the tests hold the two together.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -62,6 +62,83 @@ class Health(Wire):
     """Answer of the health checks."""
 
     status: Annotated[str, Field(examples=["ready"])]
+
+
+class ControlValues(Wire):
+    """What a request gets that does not ask for something else."""
+
+    threshold: Annotated[float, Field(description="energy to be exceeded", examples=[0.82])]
+    max_stage: Annotated[int | None, Field(description="the last stage that may run; null for the last there is")]
+
+
+class ModelRow(Wire):
+    """One model."""
+
+    name: Annotated[str, Field(description="name of the bundle", examples=["cifar10"])]
+    versions: Annotated[list[str], Field(description="in natural order", examples=[["9", "10"]])]
+    current: Annotated[str, Field(description="the version that is asked where none is named", examples=["10"])]
+    ready: Annotated[bool, Field(description="whether every stage of every version is warm")]
+    controls: Annotated[ControlValues, Field(description="of the current version")]
+
+
+class ModelList(Wire):
+    """Answer of `GET /models`."""
+
+    models: Annotated[list[ModelRow], Field(description="the first is the one that `/predict` asks")]
+
+
+class BundleResult(Wire):
+    """What a reload did with one bundle."""
+
+    name: Annotated[str, Field(description="of the bundle, as far as it could be read")] = ""
+    version: Annotated[str, Field(description="of the bundle, as far as it could be read")] = ""
+    result: Literal["loaded", "kept", "removed", "broken"]
+    reason: Annotated[str, Field(description="why it is broken")] = ""
+    folder: Annotated[str, Field(description="where it is, if it is broken")] = ""
+
+
+class Report(Wire):
+    """Answer of `POST /admin/reload`."""
+
+    bundles: list[BundleResult]
+
+
+class ReloadFailure(Failure):
+    """Answer of `POST /admin/reload` where something is broken; the rest was done."""
+
+    bundles: list[BundleResult]
+
+
+class OverrideValues(Wire):
+    """What replaces a model's own values; null where nothing does."""
+
+    threshold: float | None
+    max_stage: int | None
+
+
+class Changed(Wire):
+    """Answer of `PATCH /admin/models/{name}`."""
+
+    name: str
+    old: OverrideValues
+    new: OverrideValues
+
+
+class AdminRow(Wire):
+    """One version of a model."""
+
+    name: str
+    version: Annotated[str, Field(description="empty if it is not known")]
+    state: Literal["READY", "LOADING", "UNAVAILABLE"]
+    reason: Annotated[str, Field(description="why it is unavailable")]
+    controls: Annotated[ControlValues | None, Field(description="what requests get; null if it is not served")]
+    own: Annotated[ControlValues | None, Field(description="what they got without a change while it serves")]
+
+
+class AdminList(Wire):
+    """Answer of `GET /admin/models`."""
+
+    models: list[AdminRow]
 
 
 _OPTIONS: dict[str, tuple[dict[str, Any], str]] = {

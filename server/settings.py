@@ -8,16 +8,36 @@ since its links are variables under the same prefix.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX = "RESCADE_"
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
+
+
+def _paths(value: Any) -> Any:
+    """One path for several, and the text of a variable taken apart."""
+    if isinstance(value, str):
+        return tuple(part for part in value.split(os.pathsep) if part)
+    return (value,) if isinstance(value, Path) else value
+
+
+def _texts(value: Any) -> Any:
+    """Several texts in one, separated by commas."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+Digest = Annotated[str, AfterValidator(str.lower), Field(pattern=r"^[0-9a-fA-F]{64}$")]
+Digests = Annotated[tuple[Digest, ...], NoDecode, BeforeValidator(_texts)]
+Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)]
 
 
 class StrictEnvironment(EnvSettingsSource):
@@ -43,7 +63,7 @@ class ServerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", allow_inf_nan=False)
 
-    bundle: Annotated[Path, Field(description="folder of the bundle to serve")]
+    bundle: Annotated[Paths, Field(min_length=1, description="bundles to serve, or folders of bundles")]
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
     grpc_port: Annotated[
@@ -66,6 +86,30 @@ class ServerSettings(BaseSettings):
         Field(ge=0, le=60_000, description="longest wait for a batch to fill, where that repays; on a CPU never"),
     ] = 2.0
     request_timeout_s: Annotated[Seconds, Field(description="longest time from the first byte to the answer")] = 30.0
+    reload_timeout_s: Annotated[Seconds, Field(description="longest time a process may take to open new bundles")] = (
+        60.0
+    )
+    admin_key_sha256: Annotated[
+        Digest | None, Field(description="SHA-256, in hex, of the key that /admin asks for; without it or a port, none")
+    ] = None
+    admin_host: Annotated[str, Field(description="address of the admin port")] = "127.0.0.1"
+    admin_port: Annotated[
+        int | None, Field(ge=0, le=65535, description="port of their own for /admin and /metrics; 0 takes a free one")
+    ] = None
+    api_keys_sha256: Annotated[
+        Digests, Field(description="SHA-256 of the keys that all but health asks for, separated by commas")
+    ] = ()
+    rate_limit_per_s: Annotated[
+        float | None, Field(gt=0, description="requests a second a worker takes from one key, or from one address")
+    ] = None
+    tls_cert: Annotated[Path | None, Field(description="certificate chain, PEM; with it every port speaks TLS")] = None
+    tls_key: Annotated[Path | None, Field(description="the certificate's key, PEM, if it is not in the same file")] = (
+        None
+    )
+    tls_key_password: Annotated[SecretStr | None, Field(description="of that key; better given as a variable")] = None
+    tls_ca: Annotated[
+        Path | None, Field(description="authorities, PEM, one of which clients need a certificate of")
+    ] = None
     drain_delay_s: Annotated[
         float, Field(ge=0, description="time between turning not ready and closing the port, after SIGTERM")
     ] = 0.0
@@ -88,6 +132,12 @@ class ServerSettings(BaseSettings):
             raise ValueError(f"max_images {self.max_images} is more than max_queue {self.max_queue} can ever hold")
         if self.max_body_bytes > self.max_buffered_bytes:
             raise ValueError("max_body_bytes is more than max_buffered_bytes can ever hold")
+        return self
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if self.tls_cert is None and (self.tls_key or self.tls_key_password or self.tls_ca):
+            raise ValueError("tls_key, tls_key_password and tls_ca need a tls_cert")
         return self
 
     @classmethod

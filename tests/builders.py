@@ -100,6 +100,8 @@ def tiny_manifest(
     threshold: float = 0.6,
     definition: EnergyDefinition = "summed",
     classes: int = 4,
+    name: str = "tiny",
+    version: str = "1",
 ) -> Manifest:
     """A manifest for these model files, named `stage0.onnx`, `stage1.onnx`, ..."""
     stages = [
@@ -116,8 +118,8 @@ def tiny_manifest(
         for number, model in enumerate(models)
     ]
     return Manifest(
-        name="tiny",
-        version="1",
+        name=name,
+        version=version,
         stages=tuple(stages),
         preprocess=Preprocess(size=size, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3)),
         labels=tuple(f"class {index}" for index in range(classes)),
@@ -167,6 +169,7 @@ class FakeRuntime:
         warm: called as the warm-up; the same.
         threshold: of the manifest.
         definition: of the manifest.
+        name, version: of the manifest.
         costs: what the warm-up finds; default that nothing takes time, or, with `before`, more than a loop can spare.
 
     Attributes:
@@ -181,6 +184,8 @@ class FakeRuntime:
         threshold: float = 0.6,
         definition: EnergyDefinition = "summed",
         costs: Costs | None = None,
+        name: str = "tiny",
+        version: str = "1",
     ) -> None:
         stages, _, classes = logits.shape
         self.logits = logits.astype(np.float32)
@@ -188,7 +193,9 @@ class FakeRuntime:
         self._before, self._warm = before, warm
         self.costs = costs or Costs((1,), ((0.0021 if before else 0.0,),) * stages)
         names = [str(stage).encode() for stage in range(stages)]
-        self.manifest = tiny_manifest(names, threshold=threshold, definition=definition, classes=classes)
+        self.manifest = tiny_manifest(
+            names, threshold=threshold, definition=definition, classes=classes, name=name, version=version
+        )
 
     def warm_up(self) -> Costs:
         """Do what the test wants done."""

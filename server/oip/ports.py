@@ -97,8 +97,12 @@ class Models(Protocol):
     def all(self) -> Sequence[Model]:
         """Every version of every model; of each model, the current one first."""
 
-    def hold(self, request: Request) -> AbstractContextManager[object]:
+    def hold(self, request: Request, model: Model | None = None) -> AbstractContextManager[object]:
         """Keep a request among those in hand until it is answered, and end it if its client goes away.
+
+        Args:
+            request: to be read and answered meanwhile.
+            model: that it asks, which stays open as long, even if another version takes its place.
 
         Raises:
             Overloaded: too many are in hand.
@@ -142,7 +146,7 @@ class Models(Protocol):
             CascadeError: this caller may not.
         """
 
-    def index(self) -> Sequence[IndexRow]:
+    async def index(self) -> Sequence[IndexRow]:
         """Every version in the repository, whether it is served or not."""
 
     async def load(self, name: str) -> None:

@@ -219,7 +219,7 @@ async def model_statistics(request: Request) -> Response:
 async def model_infer(request: Request) -> Response:
     """Run a model on the tensors in the body."""
     models, model = _models(request), _model(request)
-    with models.hold(request):
+    with models.hold(request, model):
         body = await models.read_body(request)
         read = partial(infer.read, body, request.headers, model.manifest, models.limits)
         asked = await models.run(read, len(body))
@@ -243,7 +243,7 @@ async def index(request: Request) -> Response:
     models.check_control(request)
     with models.hold(request):
         only_ready = repository.read_index_filter(await models.read_body(request))
-    return _json(documents.index(models.index(), only_ready))
+    return _json(documents.index(await models.index(), only_ready))
 
 
 @_route("POST", "/v2/repository/models/{name}/load")

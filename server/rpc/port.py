@@ -67,20 +67,23 @@ def let_in(headers: Headers) -> None:
     """Let everybody call."""
 
 
-def port_of(settings: ServerSettings, models: Models, meter: Meter, tracer: Tracer | None = None) -> Port:
+def port_of(
+    settings: ServerSettings, models: Models, meter: Meter, check: Check = let_in, tracer: Tracer | None = None
+) -> Port:
     """The port that the settings ask for, not yet open.
 
     Args:
         settings: port, limits, and how long to wait at the end.
         models: that are served.
         meter: counts calls.
+        check: raises what a call is refused with; default lets everybody call.
         tracer: told of calls; default nobody.
     """
     if settings.grpc_port is None:
         return NoPort()
     from server.rpc.listener import Listener
 
-    return Listener(settings, models, meter, let_in, tracer)
+    return Listener(settings, models, meter, check, tracer)
 
 
 def check_installed(settings: ServerSettings) -> None:

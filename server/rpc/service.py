@@ -116,7 +116,7 @@ class Service:
     async def _repository_index(self, call: Call) -> bytes:
         self._models.check_control(call.request)
         message = await self._read("RepositoryIndex", call)
-        return document("RepositoryIndex", {"models": documents.index(self._models.index(), message.ready)})
+        return document("RepositoryIndex", {"models": documents.index(await self._models.index(), message.ready)})
 
     async def _repository_model_load(self, call: Call) -> bytes:
         self._models.check_control(call.request)

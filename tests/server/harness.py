@@ -23,16 +23,20 @@ def settings_for_tests(**given: Any) -> ServerSettings:
 
 
 @asynccontextmanager
-async def serving(runtime: Runtime | None = None, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def serving(*runtimes: Runtime, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an application that is warm."""
-    app = create_app(settings_for_tests(**settings), OnnxRuntime(tiny_bundle()) if runtime is None else runtime)
+    app = create_app(settings_for_tests(**settings), *(runtimes or [OnnxRuntime(tiny_bundle())]))
     async with app.router.lifespan_context(app):
         service: Service = app.state.service
         await service.warmed.wait()
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://server", timeout=30) as client:
+        async with client_of(app) as client:
             client.app = app  # type: ignore[attr-defined]
             yield client
+
+
+def client_of(app: Any) -> httpx.AsyncClient:
+    """A client of an application, whether or not it is warm."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server", timeout=30)
 
 
 def expected(runtime: Runtime, images: Floats, threshold: float | None = None, max_stage: int | None = None) -> Replay:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from starlette.exceptions import HTTPException
@@ -23,7 +22,7 @@ from server.app import create_app, from_environment
 from server.logs import JsonFormatter, configure, request_id
 from server.schemas import Failure
 from tests.builders import FakeRuntime, encoded, random_photo, write_tiny_bundle
-from tests.server.harness import serving, settings_for_tests
+from tests.server.harness import client_of, serving, settings_for_tests
 
 SURE = np.array([[[9.0, 0.0]], [[9.0, 0.0]]])
 ONE = {"inputs": FakeRuntime.images([0]).tolist()}
@@ -128,10 +127,6 @@ async def test_the_documents_example_is_answered() -> None:
         response = await client.post("/predict", json=content["examples"]["images"]["value"])
     assert response.status_code == 200
     assert len(response.json()["predictions"][0]["top"]) == 3
-
-
-def client_of(app: Any) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server")
 
 
 async def test_something_unforeseen_is_a_plain_500_and_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,9 +8,6 @@ import runpy
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -23,6 +20,7 @@ from server.costs import Costs
 from server.runtime import OnnxRuntime
 from server.settings import ServerSettings
 from tests.builders import encoded, random_photo, tiny_bundle, write_tiny_bundle
+from tests.server.running import children, metrics, started, wait_for
 
 ROOT = Path(__file__).parents[2]
 PNG = {"Content-Type": "image/png"}
@@ -33,21 +31,6 @@ PHOTO = encoded(random_photo())
 def bundle(tmp_path: Path) -> Path:
     write_tiny_bundle(tmp_path / "tiny")
     return tmp_path / "tiny"
-
-
-@contextmanager
-def started(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server, and its address once it is ready."""
-    command = [sys.executable, "-m", "server", *map(str, arguments), "--port", "0"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=ROOT, text=True, stdout=pipe, stderr=pipe) as process:
-        assert process.stdout is not None
-        try:
-            found = re.search(r" at (http://\S+)\n", process.stdout.readline())
-            assert found is not None, process.stderr.read() if process.stderr else ""
-            yield process, found[1]
-        finally:
-            process.kill()
 
 
 def test_it_serves_a_bundle_answers_and_ends_well_on_sigterm(bundle: Path) -> None:
@@ -78,25 +61,6 @@ def test_two_workers_answer_count_together_and_replace_each_other(bundle: Path) 
     assert '"worker died"' in log
 
 
-def metrics(url: str) -> str:
-    """What one of the workers says for all."""
-    return httpx.get(f"{url}/metrics").text
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Until it holds: workers tell each other their counts a few hundredths of a second late."""
-    give_up = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
-
-
-def children(pid: int) -> list[int]:
-    """Processes of ours that serve, by the parent's account; multiprocessing's own helper is no worker."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
-
-
 def refused(*arguments: object, **environment: str) -> tuple[int, str]:
     """Exit code and stderr of a server that does not start."""
     command = [sys.executable, "-m", "server", *map(str, arguments)]
@@ -125,7 +89,8 @@ def test_a_gpu_that_is_not_there_is_refused_in_one_line(bundle: Path, workers: i
 def test_serving_never_imports_torch(bundle: Path) -> None:
     code = (
         "import sys; import server.__main__, server.app, server.process, server.workers; "
-        f"from server.settings import ServerSettings; server.app.open_runtime(ServerSettings(bundle={str(bundle)!r})); "
+        "from server.settings import ServerSettings; from server.library import Library; "
+        f"s = ServerSettings(bundle={str(bundle)!r}); server.app.open_runtimes(s, Library(s.bundle)); "
         "print(sorted({'torch', 'torchvision', 'onnx', 'sklearn', 'training', 'export'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, check=True)
@@ -156,7 +121,7 @@ class BrokenRuntime(OnnxRuntime):
 
 @pytest.mark.usefixtures("logging_as_it_was")
 def test_a_warm_up_that_fails_is_told_and_ends_with_1(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.app.open_runtime", lambda settings: BrokenRuntime(tiny_bundle()))
+    monkeypatch.setattr("server.app.open_runtime", lambda settings, bundle: BrokenRuntime(tiny_bundle()))
     result = CliRunner().invoke(command_line.serve, [str(bundle), "--port", "0"])
     assert result.exit_code == 1
     assert "cannot serve" in result.output

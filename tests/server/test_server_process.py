@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from server.app import create_app
-from server.port import listen, url_of
+from server.port import PUBLIC, listen, listening, url_of
 from server.process import Process, serve
 from tests.builders import FakeRuntime
 from tests.server.harness import settings_for_tests
@@ -29,9 +29,9 @@ def end_us() -> None:
 def serve_and_ask(runtime: FakeRuntime, ask: Callable[[str], None], **settings: float) -> Exception | None:
     """Serve in this thread, and ask from another one that must end the server."""
     given = settings_for_tests(port=0, **settings)
-    with listen(given) as listener:
-        asker = threading.Thread(target=ask, args=(url_of(listener),))
-        failure = serve(given, runtime, listener, asker.start)
+    with listening(given) as ports:
+        asker = threading.Thread(target=ask, args=(url_of(ports[PUBLIC]),))
+        failure = serve(given, [runtime], ports, asker.start)
         asker.join()
     return failure
 
@@ -93,8 +93,8 @@ def test_the_delay_ends_by_itself() -> None:
 def test_a_warm_up_that_fails_ends_the_process_with_its_reason() -> None:
     runtime = FakeRuntime(SURE, warm=lambda: 1 / 0)
     settings = settings_for_tests(port=0)
-    with listen(settings) as listener:
-        failure = serve(settings, runtime, listener, lambda: pytest.fail("it is not ready"))
+    with listening(settings) as ports:
+        failure = serve(settings, [runtime], ports, lambda: pytest.fail("it is not ready"))
     assert isinstance(failure, ZeroDivisionError)
 
 
@@ -107,7 +107,7 @@ def test_a_signal_during_the_warm_up_ends_it_without_a_word() -> None:
     settings = settings_for_tests(port=0, drain_delay_s=0)
     app = create_app(settings, FakeRuntime(SURE, warm=warm))
     process = Process(app, settings, lambda: pytest.fail("it was told to stop"))
-    with listen(settings) as listener:
+    with listen(settings.host, settings.port) as listener:
         before = signal.signal(signal.SIGTERM, lambda *_: None)
         process.run([listener])
         signal.signal(signal.SIGTERM, before)
@@ -117,7 +117,8 @@ def test_a_signal_during_the_warm_up_ends_it_without_a_word() -> None:
 def test_a_signal_before_the_start_ends_it_in_good_order(caplog: pytest.LogCaptureFixture) -> None:
     settings = settings_for_tests(port=0)
     process = Process(create_app(settings, FakeRuntime(SURE)), settings, lambda: None)
-    with listen(settings) as listener:
+    process.hang_up(signal.SIGHUP, None)  # nothing to reload yet
+    with listen(settings.host, settings.port) as listener:
         before = signal.signal(signal.SIGTERM, lambda *_: None)
         process.handle_exit(signal.SIGTERM, None)
         process.run([listener])
@@ -128,7 +129,7 @@ def test_a_signal_before_the_start_ends_it_in_good_order(caplog: pytest.LogCaptu
 
 def test_a_taken_port_is_an_error_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
-        listen(settings_for_tests(port=taken.getsockname()[1]))
+        listen("127.0.0.1", taken.getsockname()[1])
 
 
 def test_an_address_of_either_family_is_written_as_a_url() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,9 +13,11 @@ import pytest
 
 from cascade.exits import Floats
 from cascade.pixels import normalise
+from server.app import create_app
 from server.runtime import OnnxRuntime
-from tests.builders import FakeRuntime, encoded, random_inputs, random_photo, tiny_bundle
-from tests.server.harness import expected, serving
+from server.settings import ServerSettings
+from tests.builders import FakeRuntime, encoded, random_inputs, random_photo, tiny_bundle, write_tiny_bundle
+from tests.server.harness import client_of, expected, serving
 
 RUNTIME = OnnxRuntime(tiny_bundle())
 URL = "/v2/models/tiny/infer"
@@ -122,3 +126,41 @@ async def test_an_unknown_model_or_version_is_refused_in_the_protocols_shape() -
             response = await client.get(path)
             assert (response.status_code, response.json()["code"]) == (404, "unknown_model")
             assert isinstance(response.json()["error"], str)
+
+
+ADMIN = {"X-Admin-Key": "administrator"}
+DIGEST = hashlib.sha256(b"administrator").hexdigest()
+
+
+async def test_the_repository_is_listed_loaded_and_unloaded_with_the_admin_key(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        write_tiny_bundle(tmp_path / name, name=name)
+    app = create_app(ServerSettings(bundle=tmp_path, admin_key_sha256=DIGEST))
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        await app.state.service.warmed.wait()
+        unloaded = await client.post("/v2/repository/models/cat/unload", headers=ADMIN)
+        listed = (await client.post("/v2/repository/index", headers=ADMIN)).json()
+        loaded = await client.post("/v2/repository/models/cat/load", headers=ADMIN)
+        last = [(await client.post(f"/v2/repository/models/{name}/unload", headers=ADMIN)) for name in ("cat", "dog")]
+    assert [(row["name"], row["state"]) for row in listed] == [("dog", "READY"), ("cat", "UNAVAILABLE")]
+    assert (unloaded.status_code, loaded.status_code) == (200, 200)
+    assert [response.status_code for response in last] == [200, 409]
+
+
+async def test_a_broken_bundle_is_not_loaded_and_what_was_served_still_is(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "cat", name="cat")
+    app = create_app(ServerSettings(bundle=tmp_path, admin_key_sha256=DIGEST))
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        await app.state.service.warmed.wait()
+        (tmp_path / "cat" / "stage0.onnx").write_bytes(b"no network")
+        refused = await client.post("/v2/repository/models/cat/load", headers=ADMIN)
+        ready = await client.get("/v2/models/cat/ready")
+    assert (refused.status_code, refused.json()["code"]) == (500, "bad_bundle")
+    assert "sha256" in refused.json()["error"]
+    assert ready.status_code == 200
+
+
+async def test_the_repository_is_closed_to_others() -> None:
+    async with serving(RUNTIME, admin_key_sha256=DIGEST) as client:
+        response = await client.post("/v2/repository/index", headers={"X-Admin-Key": "guess"})
+    assert (response.status_code, response.json()["code"]) == (403, "forbidden")

@@ -70,7 +70,7 @@ async def traced(
     """A client of an application that is traced; whatever it was told is exported by the end."""
     from server.spans import Spans
 
-    app = create_app(settings_for_tests(**settings), runtime or FakeRuntime(TABLE), Spans(exporter, ratio))
+    app = create_app(settings_for_tests(**settings), runtime or FakeRuntime(TABLE), tracer=Spans(exporter, ratio))
     async with app.router.lifespan_context(app):
         await app.state.service.warmed.wait()
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
@@ -194,7 +194,7 @@ async def test_a_run_that_failed_is_told(exporter: InMemorySpanExporter) -> None
 async def test_what_nobody_foresaw_is_told_by_its_status(exporter: InMemorySpanExporter) -> None:
     from server.spans import Spans
 
-    app = create_app(settings_for_tests(), FakeRuntime(TABLE), Spans(exporter))
+    app = create_app(settings_for_tests(), FakeRuntime(TABLE), tracer=Spans(exporter))
 
     @app.post("/broken")
     async def broken() -> None:

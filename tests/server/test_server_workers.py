@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from server import workers
+from server.library import Library
 from server.metrics import FOLDER_VARIABLE
-from server.workers import SPAWN, Parent, work
+from server.port import PUBLIC
+from server.workers import Parent, Target
 from tests.builders import write_tiny_bundle
 from tests.server import worker_targets
 from tests.server.harness import settings_for_tests
@@ -29,6 +31,13 @@ def end_us() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def parent_of(
+    target: Target, listener: socket.socket, on_ready: Callable[[], None] = lambda: None, **settings: Any
+) -> Parent:
+    given = settings_for_tests(**{"workers": 1, **settings})
+    return Parent(given, {PUBLIC: listener}, Library(()), on_ready, target)
+
+
 def test_a_signal_ends_the_workers_and_leaves_things_as_they_were(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,8 +50,7 @@ def test_a_signal_ends_the_workers_and_leaves_things_as_they_were(
         assert seen[0].is_dir()
         end_us()
 
-    parent = Parent(settings_for_tests(workers=2), listener, on_ready, worker_targets.steady)
-    assert parent.run() is None
+    assert parent_of(worker_targets.steady, listener, on_ready, workers=2).run() is None
     assert signal.getsignal(signal.SIGTERM) is handler
     assert os.environ[FOLDER_VARIABLE] == "before"
     assert not seen[0].exists()
@@ -50,70 +58,72 @@ def test_a_signal_ends_the_workers_and_leaves_things_as_they_were(
 
 @pytest.mark.parametrize(
     ("target", "reason"),
-    [(worker_targets.unlucky, "no luck today"), (worker_targets.mute, "before it was ready, with exit code 7")],
+    [
+        (worker_targets.unlucky, "no luck today"),
+        (worker_targets.mute, "before it was ready, with exit code 7"),
+        (lambda settings, place: None, "a worker cannot be started: "),
+    ],
 )
 def test_a_worker_that_cannot_start_ends_them_all_with_its_reason(
-    target: Callable[..., None], reason: str, listener: socket.socket
+    target: Target, reason: str, listener: socket.socket
 ) -> None:
-    failure = Parent(settings_for_tests(workers=2), listener, lambda: None, target).run()
-    assert reason in str(failure)
+    assert reason in str(parent_of(target, listener, workers=2).run())
 
 
 def test_a_worker_that_dies_is_replaced(
     listener: socket.socket, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    (tmp_path / "marks").mkdir()
     times = []
-    settings = settings_for_tests(workers=1, bundle=tmp_path / "died")
-    parent = Parent(settings, listener, lambda: times.append(1), worker_targets.replaced)
+    parent = parent_of(worker_targets.late, listener, lambda: times.append(1), workers=2, bundle=tmp_path / "marks")
     assert parent.run() is None
     assert times == [1]
-    assert [record.__dict__["fields"]["exit_code"] for record in caplog.records] == [9]
+    assert [record.__dict__["fields"]["exit_code"] for record in died(caplog)] == [9, 7]
+    assert "worker not started" in [record.getMessage() for record in caplog.records]
+
+
+def died(caplog: pytest.LogCaptureFixture) -> list[Any]:
+    return [record for record in caplog.records if record.getMessage() == "worker died"]
+
+
+def test_a_worker_that_dies_as_it_gets_ready_ends_them_where_there_is_no_other(
+    listener: socket.socket, tmp_path: Path
+) -> None:
+    parent = parent_of(worker_targets.replaced, listener, bundle=tmp_path / "died")
+    assert "ended, or hung" in str(parent.run())
 
 
 def test_a_worker_that_does_not_end_is_killed(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "MARGIN_S", 0.0)
-    settings = settings_for_tests(workers=1, drain_timeout_s=0.1)
-    parent = Parent(settings, listener, end_us, worker_targets.stubborn)
+    parent = parent_of(worker_targets.stubborn, listener, end_us, drain_timeout_s=0.1)
     assert parent.run() is None
-    assert parent._workers[0].process.exitcode == -signal.SIGKILL
+    assert parent._hands == []
 
 
-@pytest.mark.usefixtures("logging_as_it_was")
-def test_a_worker_tells_its_parent_why_it_cannot_serve(listener: socket.socket, tmp_path: Path) -> None:
-    ours, theirs = SPAWN.Pipe()
-    with pytest.raises(SystemExit) as ended:
-        work(settings_for_tests(bundle=tmp_path), listener, theirs)
-    assert ended.value.code == 1
-    assert "manifest.json" in ours.recv()
-
-
-@pytest.mark.usefixtures("logging_as_it_was")
-def test_a_worker_tells_its_parent_that_it_is_ready_and_does_not_outlive_it(
-    listener: socket.socket, tmp_path: Path
+def test_a_worker_that_is_about_to_end_gets_no_more_connections(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_tiny_bundle(tmp_path / "tiny")
-    ours, theirs = SPAWN.Pipe()
-    told = []
-
-    def parent() -> None:
-        told.append(ours.recv())
-        ours.close()
-
-    thread = threading.Thread(target=parent)
-    thread.start()
-    work(settings_for_tests(bundle=tmp_path / "tiny"), listener, theirs)
-    thread.join()
-    assert told == [None]
+    monkeypatch.setattr(workers, "MARGIN_S", 0.0)
+    parent = parent_of(worker_targets.leaving, listener, end_us, drain_timeout_s=0.1)
+    assert parent.run() is None
+    assert parent._door._seats == []
 
 
-def test_a_worker_that_has_ended_anyway_is_not_ended_again() -> None:
-    ours, theirs = SPAWN.Pipe()
-    ended = threading.Event()
-    ended.set()
-    ours.close()
-    workers._follow(theirs, ended)
+@pytest.mark.parametrize("times", [1, 2])
+def test_the_port_closes_after_the_delay_or_at_the_second_signal(times: int, listener: socket.socket) -> None:
+    def on_ready() -> None:
+        for _ in range(times):
+            end_us()
+
+    parent = parent_of(worker_targets.steady, listener, on_ready, drain_delay_s=0.05 if times == 1 else 60)
+    assert parent.run() is None
+    assert listener.fileno() == -1
 
 
 def test_a_bundle_no_worker_can_open_is_told_once(listener: socket.socket, tmp_path: Path) -> None:
-    failure = workers.supervise(settings_for_tests(workers=2, bundle=tmp_path), listener, lambda: None)
-    assert str(failure).startswith("manifest.json: cannot read")
+    write_tiny_bundle(tmp_path / "tiny")
+    library = Library([tmp_path])
+    library.open()
+    settings = settings_for_tests(workers=2, device="cuda:99")
+    failure = workers.supervise(settings, {PUBLIC: listener}, library, lambda: None)
+    assert "the GPU cannot be used" in str(failure)

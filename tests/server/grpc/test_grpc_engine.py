@@ -244,7 +244,7 @@ async def test_what_is_in_hand_is_answered_before_the_port_is_gone() -> None:
 
 async def test_calls_are_traced_like_requests() -> None:
     tracer = FakeTracer()
-    app = create_app(settings_for_tests(grpc_port=0), RUNTIME, tracer)
+    app = create_app(settings_for_tests(grpc_port=0), RUNTIME, tracer=tracer)
     async with app.router.lifespan_context(app):
         service: Service = app.state.service
         await service.warmed.wait()

@@ -19,7 +19,7 @@ import grpc
 
 from cascade.errors import ServiceError
 from server.app import create_app
-from server.port import listen
+from server.port import listening
 from server.process import serve
 from server.rpc.listener import Listener, credentials_of
 from server.rpc.messages import INFERENCE, RESPONSES
@@ -142,8 +142,8 @@ def test_workers_need_a_port_with_a_number() -> None:
 def test_a_port_that_cannot_be_opened_ends_the_process_with_the_reason() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         settings = settings_for_tests(port=0, grpc_port=taken.getsockname()[1])
-        with listen(settings) as listener:
-            failure = serve(settings, FakeRuntime(SURE), listener, lambda: pytest.fail("it is not ready"))
+        with listening(settings) as ports:
+            failure = serve(settings, [FakeRuntime(SURE)], ports, lambda: pytest.fail("it is not ready"))
     assert isinstance(failure, ServiceError)
     assert "cannot listen for gRPC" in str(failure)
 
@@ -180,9 +180,9 @@ def test_a_process_answers_what_is_in_hand_after_the_signal() -> None:
             sizes.append(len(call.result(timeout=30)))
 
     settings = settings_for_tests(port=0, grpc_port=free_port())
-    with listen(settings) as listener:
+    with listening(settings) as ports:
         asker = threading.Thread(target=ask)
-        assert serve(settings, FakeRuntime(SURE, before), listener, asker.start) is None
+        assert serve(settings, [FakeRuntime(SURE, before)], ports, asker.start) is None
         asker.join()
     assert sizes[0] > 0
 

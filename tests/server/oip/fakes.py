@@ -63,7 +63,7 @@ class FakeModels:
         """Every version."""
         return self.models
 
-    def hold(self, request: Request) -> AbstractContextManager[object]:
+    def hold(self, request: Request, model: Model | None = None) -> AbstractContextManager[object]:
         """No request is too many."""
         return nullcontext()
 
@@ -94,7 +94,7 @@ class FakeModels:
         if self.locked is not None:
             raise self.locked
 
-    def index(self) -> Sequence[IndexRow]:
+    async def index(self) -> Sequence[IndexRow]:
         """One that serves and one that does not."""
         return [IndexRow("cascade", "2", "READY"), IndexRow("other", "1", "UNAVAILABLE", "unloaded")]
 

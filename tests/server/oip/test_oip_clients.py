@@ -35,7 +35,7 @@ async def served(**settings: Any) -> AsyncIterator[str]:
     """Host and port of a server that is warm."""
     given = settings_for_tests(port=0, **settings)
     app = create_app(given, RUNTIME)
-    with listen(given) as listener:
+    with listen(given.host, given.port) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
         serving = asyncio.create_task(server._serve([listener]))  # without handlers for signals
         while not server.started:  # noqa: ASYNC110 - uvicorn tells nobody
