@@ -55,7 +55,7 @@ class Protocol:
 
     def __init__(self, settings: ServerSettings, served: Served, gate: Gate) -> None:
         self.limits = Limits(settings.max_images, settings.max_body_bytes, round(settings.max_wait_ms * 1000))
-        self.server_version = _version()
+        self.server_version = version_of("rescade")
         self._served, self._predictor, self._gate = served, served.predictor, gate
 
     @property
@@ -245,9 +245,9 @@ def _sum(parts: Iterable[Spent]) -> Spent:
     return Spent(sum(counts), sum(times))
 
 
-def _version() -> str:
-    """Of the package, if it is installed and not just run from its folder."""
+def version_of(package: str) -> str:
+    """Of a package, or 0 where it is not installed but just run from its folder."""
     try:
-        return version("rescade")
+        return version(package)
     except PackageNotFoundError:
         return "0"

@@ -209,6 +209,24 @@ async def test_a_client_that_hangs_up_halfway_through_its_body_is_nobody() -> No
     assert sent[0]["status"] == 499
 
 
+async def test_a_client_that_hangs_up_on_the_framework_is_nobody_too() -> None:
+    app = create_app(settings_for_tests(), FakeRuntime(SURE))
+    async with app.router.lifespan_context(app):
+        await app.state.service.warmed.wait()
+        body = {"type": "http.request", "body": b"{", "more_body": True}
+        sent = await ask(app, post("/v2/models/tiny/infer"), [body, {"type": "http.disconnect"}])
+    assert sent[0]["status"] == 499
+
+
+async def test_an_error_in_front_of_the_framework_is_a_plain_500() -> None:
+    app = create_app(settings_for_tests(), FakeRuntime(SURE))
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        await app.state.service.warmed.wait()
+        app.state.service.predictor.intake = None
+        response = await client.post("/predict", json=ONE)
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "internal")
+
+
 async def test_a_server_that_stops_cancels_what_it_must() -> None:
     held = threading.Event()
     app = create_app(settings_for_tests(), FakeRuntime(SURE, lambda _: held.wait(10)))

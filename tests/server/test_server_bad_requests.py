@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 from cascade.errors import DeadlineExceeded
 from server.codec import Caps, Question, decode
+from server.costs import Costs
 from server.options import Options
 from server.runtime import OnnxRuntime
 from server.schemas import Failure
@@ -281,3 +283,32 @@ def test_no_image_is_decoded_for_an_answer_that_nobody_waits_for() -> None:
     late = iter([False, True])
     with pytest.raises(DeadlineExceeded):
         decode(Question(Options(), [PHOTO, PHOTO]), rule, caps, lambda: next(late))
+
+
+@pytest.mark.parametrize("deadline", ["soon", "", "0", "-5", "nan", "inf"])
+async def test_a_deadline_that_makes_no_sense_is_refused(deadline: str) -> None:
+    async with serving(RUNTIME) as client:
+        response = await client.post("/predict", content=b"x", headers={"X-Deadline-Ms": deadline})
+    failure = Failure.model_validate_json(response.content).error
+    assert (response.status_code, failure.code) == (400, "bad_request")
+    assert "X-Deadline-Ms" in failure.message
+
+
+async def test_a_deadline_that_stage_0_would_miss_is_a_504_at_once() -> None:
+    runtime = FakeRuntime(np.ones((1, 1, 2)), costs=Costs((1,), ((0.5,),)))
+    async with serving(runtime) as client:
+        body = {"inputs": runtime.images([0]).tolist()}
+        response = await client.post("/predict", json=body, headers={"X-Deadline-Ms": "100"})
+    assert (response.status_code, runtime.batches) == (504, [])
+
+
+async def test_an_answer_cut_short_says_so_where_that_is_allowed() -> None:
+    table = np.array([[[0.1, 0.0]], [[9.0, 0.0]]])
+    runtime = FakeRuntime(table, lambda _: time.sleep(0.2), costs=Costs((1,), ((0.1,), (60.0,))))
+    async with serving(runtime) as client:
+        body = {"inputs": runtime.images([0]).tolist()}
+        late = await client.post("/predict", json=body)
+        short = await client.post("/predict?allow_truncated=true", json=body)
+    assert late.status_code == 504
+    (prediction,) = short.json()["predictions"]
+    assert (prediction["stage"], prediction["truncated"]) == (0, True)

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from cascade.errors import TooManyRequests
+from cascade.errors import NotFound, TooManyRequests
 from server.gate import AdminPort, Gate
 from server.schemas import Failure
 from tests.builders import FakeClock, FakeRuntime
@@ -115,3 +115,8 @@ async def test_a_key_is_asked_for_on_the_admin_port_too() -> None:
 def test_what_is_no_digest_is_refused_at_the_start(bad: str) -> None:
     with pytest.raises(ValueError, match="pattern"):
         settings_for_tests(api_keys_sha256=bad)
+
+
+def test_without_an_admin_key_nothing_is_managed_by_another_protocol() -> None:
+    with pytest.raises(NotFound, match="admin_key_sha256"):
+        Gate(settings_for_tests()).check_admin({"headers": []})

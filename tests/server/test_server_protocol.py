@@ -14,6 +14,7 @@ import pytest
 from cascade.exits import Floats
 from cascade.pixels import normalise
 from server.app import create_app
+from server.protocol import version_of
 from server.runtime import OnnxRuntime
 from server.settings import ServerSettings
 from tests.builders import FakeRuntime, encoded, random_inputs, random_photo, tiny_bundle, write_tiny_bundle
@@ -164,3 +165,8 @@ async def test_the_repository_is_closed_to_others() -> None:
     async with serving(RUNTIME, admin_key_sha256=DIGEST) as client:
         response = await client.post("/v2/repository/index", headers={"X-Admin-Key": "guess"})
     assert (response.status_code, response.json()["code"]) == (403, "forbidden")
+
+
+def test_what_is_not_installed_has_no_version() -> None:
+    assert version_of("pytest") == pytest.__version__
+    assert version_of("no such package") == "0"
