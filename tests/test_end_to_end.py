@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import shlex
 import shutil
 import subprocess
@@ -17,20 +16,13 @@ from PIL import Image
 from cascade import bundle
 from cascade.pixels import normalise
 from cascade.replay import Replay, replay
+from tests import readme
 from tests.serving import ROOT, environment, served
 
 pytestmark = [pytest.mark.train, pytest.mark.slow]
 pytest.importorskip("torch")
 
 SHORTER = "--set schedule.epochs=2 --set teacher.schedule.epochs=2"
-
-
-def readme_commands(heading: str) -> list[str]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    blocks = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [re.sub(r"\s+#.*", "", line).strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +35,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_step_of_the_readme_runs_and_the_server_answers_as_replay_does(clone: Path) -> None:
-    commands = readme_commands("Step by step")
+    commands = readme.commands("Step by step")
     train, evaluate, export, verify, show, serve, curl, bench = commands
     for command in (f"{train} {SHORTER}", evaluate, export, verify, show):
         subprocess.run(shlex.split(command), cwd=clone, env=environment(), check=True, timeout=300)

@@ -1,0 +1,99 @@
+"""Every command of the README is run somewhere, or held against the files that it names."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from tests.readme import commands, sections
+from tests.serving import ROOT, environment, served
+
+RUN_BY = {
+    "Two commands": "scripts/test itself, which runs scripts/demo, and scripts/test-wheel in an environment of its own",
+    "Step by step": "tests/test_end_to_end.py",
+    "Open Inference Protocol": "this file",
+    "Several models, and changing them while they serve": "this file",
+    "Docker": "this file, as far as that goes without an engine",
+}
+
+KEY = "a key for this test"
+
+
+def test_no_section_has_commands_that_nobody_runs() -> None:
+    assert {heading for heading, body in sections() if "```bash" in body} == set(RUN_BY)
+
+
+def shell(command: str, folder: Path, **more: str) -> Any:
+    """What a command prints, as JSON; an HTTP error is an error."""
+    line = command.replace("curl -s ", "curl -sS --fail-with-body ")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", line],
+        cwd=folder,
+        env={**environment(), **more},
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, (line, done.stdout, done.stderr)
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "bundles" / "digits", tmp_path / "bundles" / "digits")
+    other = shutil.copytree(ROOT / "bundles" / "digits", tmp_path / "models" / "other")
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps({**manifest, "name": "other"}))
+    Image.new("L", (8, 8), 90).save(tmp_path / "IMAGE.png")
+    return tmp_path
+
+
+def test_the_protocols_curl_lines_get_answers(clone: Path) -> None:
+    model, infer = commands("Open Inference Protocol")
+    with served(["rescade", "serve", "bundles/digits"], clone / "server.log", clone) as url:
+        port = url.rpartition(":")[2]
+        assert shell(model.replace("8000", port), clone)["name"] == "digits"
+        outputs = shell(infer.replace("8000", port), clone)["outputs"]
+    assert [output["name"] for output in outputs] == ["label", "exit_stage"]
+
+
+def test_several_models_are_changed_while_they_serve(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export, serve, *curls = commands("Several models, and changing them while they serve")
+    digest = subprocess.run(
+        ["bash", "-c", f'{export}; printf %s "$RESCADE_ADMIN_KEY_SHA256"'],
+        env={**os.environ, "KEY": KEY},
+        capture_output=True,
+        check=True,
+    )
+    monkeypatch.setenv("RESCADE_ADMIN_KEY_SHA256", digest.stdout.decode())
+    command = shlex.split(serve.replace("/models", "models"))
+    with served(command, clone / "server.log", clone) as url:
+        at = url.removeprefix("http://")
+        listed, reloaded, patched, managed = (
+            shell(curl.replace("localhost:8000", at), clone, KEY=KEY) for curl in curls
+        )
+    assert [model["name"] for model in listed["models"]] == ["digits", "other"]
+    assert [row["result"] for row in reloaded["bundles"]] == ["kept", "kept"]
+    assert patched["new"] == {"threshold": 0.8, "max_stage": 1}
+    assert managed["models"][0]["controls"] == {"threshold": 0.8, "max_stage": 1}
+
+
+def test_docker_lines_name_what_is_there() -> None:
+    build_gpu, build_cpu, run, compose = map(shlex.split, commands("Docker"))
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert build_gpu[-1] == build_cpu[-1] == "."
+    assert build_cpu[build_cpu.index("--build-arg") + 1] == "DEVICE=cpu"
+    assert "ARG DEVICE=gpu" in dockerfile
+    assert "COPY bundles /bundles" in dockerfile
+    assert (ROOT / run[-1].removeprefix("/")).is_dir()
+    assert run[-2] == build_cpu[build_cpu.index("-t") + 1]
+    described = yaml.safe_load((ROOT / compose[compose.index("-f") + 1]).read_text(encoding="utf-8"))
+    assert set(described["services"]) == {"server", "prometheus", "grafana"}
