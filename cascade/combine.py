@@ -9,21 +9,36 @@ Source: ResKD, Eq. 2 and 11 (summed), Algorithm 2 (accumulated).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from cascade.exits import Floats, Scores, energy
+from cascade.exits import Floats, Scores, energy, norm, softmax
 
 EnergyDefinition = Literal["summed", "accumulated"]
 
 
-def first(logits: Floats) -> tuple[Floats, Scores]:
-    """Logits (B, K) and energies (B,) after stage 0."""
-    return logits, energy(logits)
+class Sums(NamedTuple):
+    """What a cascade knows of B samples after a stage.
+
+    Attributes:
+        logits: (B, K) float32, the sum of the stages that ran.
+        energies: (B,) float64, to be compared with the threshold.
+        shares: (B, K) float32, the softmax of the logits.
+    """
+
+    logits: Floats
+    energies: Scores
+    shares: Floats
 
 
-def join(logits: Floats, scores: Scores, residual: Floats, definition: EnergyDefinition) -> tuple[Floats, Scores]:
+def first(logits: Floats) -> Sums:
+    """What is known after stage 0, whose logits (B, K) these are."""
+    shares = softmax(logits)
+    return Sums(logits, norm(shares), shares)
+
+
+def join(logits: Floats, scores: Scores, residual: Floats, definition: EnergyDefinition) -> Sums:
     """Add one res-student.
 
     Args:
@@ -33,8 +48,9 @@ def join(logits: Floats, scores: Scores, residual: Floats, definition: EnergyDef
         definition: which energy to go on with.
 
     Returns:
-        The new sum (B, K) and the new energies (B,).
+        What is known now.
     """
     with np.errstate(invalid="ignore", over="ignore"):  # what has no sum has no energy either, and goes on
         total = logits + residual
-    return total, energy(total) if definition == "summed" else scores + energy(residual)
+    shares = softmax(total)
+    return Sums(total, norm(shares) if definition == "summed" else scores + energy(residual), shares)

@@ -53,8 +53,12 @@ def energy(logits: NDArray[Any]) -> Scores:
 
     Source: ResKD, Eq. 8.
     """
-    squares = np.square(softmax(logits))
-    result: Scores = squares.sum(axis=1).astype(np.float64)  # row by row: einsum rounds by what else is in the batch
+    return norm(softmax(logits))
+
+
+def norm(shares: Floats) -> Scores:
+    """The squared norm of probabilities (B, K) that `softmax` gave: (B,) float64, as `energy` gives it for logits."""
+    result: Scores = np.square(shares).sum(axis=1).astype(np.float64)  # einsum rounds by what else is in the batch
     return result
 
 

@@ -65,15 +65,14 @@ def replay(
     if not stage_logits or any(array.shape != stage_logits[0].shape for array in stage_logits):
         raise BadShape(f"every stage needs logits of one shape, not {[array.shape for array in stage_logits]}")
     last = len(stage_logits) - 1 if max_stage is None else min(max_stage, len(stage_logits) - 1)
-    logits, energies = first(stage_logits[0].astype(np.float32))
+    logits, energies, _ = first(stage_logits[0].astype(np.float32))
     stages = np.zeros(len(logits), np.int64)
     going = np.arange(len(logits))
     for stage in range(1, last + 1):
         going = going[~exits(energies[going], threshold)]
         if not going.size:
             break
-        logits[going], energies[going] = join(
-            logits[going], energies[going], stage_logits[stage][going].astype(np.float32), definition
-        )
+        residual = stage_logits[stage][going].astype(np.float32)
+        logits[going], energies[going], _ = join(logits[going], energies[going], residual, definition)
         stages[going] = stage
     return Replay(logits, logits.argmax(axis=1), stages, energies)

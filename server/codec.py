@@ -14,13 +14,14 @@ import numpy as np
 import orjson
 
 from cascade.errors import BadShape, DeadlineExceeded, RequestError, TooLarge, UnsupportedType
-from cascade.exits import Floats, softmax
+from cascade.exits import Floats
 from cascade.manifest import Manifest, Preprocess
-from cascade.pixels import Pixels, normalise
+from cascade.pixels import Pixels
 from server.engine import Outcome
 from server.images import light, read_image
 from server.multipart import read_parts
 from server.options import FROM_TEXT, Options, read_options
+from server.runtime import Images
 
 LIGHT_PIXELS = 2**17  # decoded in about half a millisecond
 
@@ -170,8 +171,8 @@ def _read_inputs(values: Any, rule: Preprocess, caps: Caps) -> Floats:
     return result
 
 
-def decode(question: Question, rule: Preprocess, caps: Caps, is_late: Callable[[], bool]) -> Floats:
-    """Decode and preprocess.
+def decode(question: Question, rule: Preprocess, caps: Caps, is_late: Callable[[], bool]) -> Images:
+    """Decode, resize and crop.
 
     Args:
         question: as it was taken apart.
@@ -180,7 +181,7 @@ def decode(question: Question, rule: Preprocess, caps: Caps, is_late: Callable[[
         is_late: asked before each image, so that a thread is not held for an answer nobody waits for.
 
     Returns:
-        (N, 3, H, W) float32.
+        N of (3, H, W): float32 where they came preprocessed, uint8 otherwise.
 
     Raises:
         BadImage: an image cannot be decoded.
@@ -190,26 +191,22 @@ def decode(question: Question, rule: Preprocess, caps: Caps, is_late: Callable[[
     if question.inputs is not None:
         return question.inputs
     if question.pixels is not None:
-        return normalise(question.pixels, rule)
+        return question.pixels
     pixels = []
     for number, data in enumerate(question.images):
         if is_late():
             raise DeadlineExceeded("the images could not be decoded in time: send fewer or smaller ones")
         name = "the image" if len(question.images) == 1 else f"image {number}"
         pixels.append(read_image(data, rule, caps.pixels, name))
-    return normalise(pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels), rule)
+    return pixels
 
 
 def encode(outcomes: Sequence[Outcome], manifest: Manifest, threshold: float, options: Options) -> bytes:
     """Write the answer as JSON. A number that is not finite, which JSON cannot say, becomes null."""
-    logits = np.stack([outcome.logits for outcome in outcomes])
-    shares = softmax(logits)
     predictions = []
-    for row, outcome in enumerate(outcomes):
-        best = _best(logits[row], options.top_k)
-        top = [
-            {"label": manifest.labels[index], "class": index, "score": _finite(shares[row, index])} for index in best
-        ]
+    for outcome in outcomes:
+        shares, best = outcome.shares, _best(outcome.logits, options.top_k)
+        top = [{"label": manifest.labels[index], "class": index, "score": _finite(shares[index])} for index in best]
         prediction: dict[str, Any] = {**top[0], "stage": outcome.stage, "energy": _finite(outcome.energy), "top": top}
         if options.logits:
             prediction["logits"] = [_finite(value) for value in outcome.logits]

@@ -16,16 +16,17 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cascade.combine import EnergyDefinition, first, join
+from cascade.combine import EnergyDefinition, Sums, first, join
 from cascade.errors import DeadlineExceeded, NotReady, Overloaded, StageFailed
-from cascade.exits import Floats, Scores, exits
+from cascade.exits import Floats, exits
 from server.costs import Costs
 from server.metrics import Metrics, ModelMetrics
-from server.runtime import Runtime
+from server.runtime import Image, Images, Runtime
 from server.scheduler import Batch, Departure, Limits, Scheduler
 from server.tracing import Trace, note
 
@@ -42,6 +43,7 @@ class Outcome:
 
     Attributes:
         logits: (K,) float32, the sum of the stages that ran.
+        shares: (K,) float32, their softmax.
         stage: where the sample left.
         energy: the energy that was tested there.
         run_s: seconds spent in the networks, with its batch mates.
@@ -49,47 +51,65 @@ class Outcome:
     """
 
     logits: Floats
+    shares: Floats
     stage: int
     energy: float
     run_s: float
     truncated: bool = False
 
 
-@dataclass(slots=True)
-class _Sample:
-    request: _Request
-    position: int
-    image: Floats
-    threshold: float
-    logits: Floats
-    joined: float
-    stage: int = 0
-    energy: float = 0.0
-    run_s: float = 0.0
-
-    def outcome(self, stage: int, truncated: bool = False) -> Outcome:
-        return Outcome(self.logits, stage, self.energy, self.run_s, truncated)
+Answered = Callable[[Sequence[Outcome] | Exception], None]
 
 
 @dataclass(slots=True)
-class _Request:
-    future: asyncio.Future[None]
+class Request:
+    """Images of one caller, waiting or running.
+
+    Attributes:
+        ids: of its samples.
+        left: how many of them have no outcome yet.
+        outcomes: one an image, in order.
+        answered: told once, of all outcomes or of what went wrong; never after `Engine.withdraw`.
+        trace: told of every run that holds one of the images.
+        over: whether nothing more will be told.
+    """
+
+    ids: range
     left: int
-    outcomes: list[Outcome | None]
+    outcomes: list[Any]
+    answered: Answered
     trace: Trace | None = None
+    over: bool = False
 
     def settle(self, position: int, outcome: Outcome) -> None:
         """Take one outcome; the last one answers the request."""
         self.outcomes[position] = outcome
         self.left -= 1
-        if self.left == 0 and not self.future.done():
-            self.future.set_result(None)
+        if not self.left:
+            self.over = True
+            self.answered(self.outcomes)
 
 
-@dataclass(frozen=True)
-class _Ran:
+@dataclass(slots=True)
+class _Sample:
+    request: Request
+    position: int
+    image: Image
+    threshold: float
+    joined: float
     logits: Floats
-    energies: Scores
+    shares: Floats
+    stage: int = 0
+    energy: float = 0.0
+    run_s: float = 0.0
+
+    def outcome(self, stage: int, truncated: bool = False) -> Outcome:
+        return Outcome(self.logits, self.shares, stage, self.energy, self.run_s, truncated)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    sums: Sums
     exits: NDArray[np.bool_]
     seconds: float
 
@@ -122,7 +142,6 @@ class Engine:
         self._thread = ThreadPoolExecutor(1, "run")
         self._may_inline, self._inline = inline, False
         self._busy = False
-        self._traced = 0
         self._pump_is_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = NEVER
@@ -213,18 +232,52 @@ class Engine:
 
     async def predict(
         self,
-        images: Floats,
+        images: Images,
         threshold: float,
         max_stage: int | None = None,
         deadline: float = NEVER,
         may_truncate: bool = False,
         trace: Trace | None = None,
     ) -> Sequence[Outcome]:
-        """Run the cascade over one request's images, in company with other requests' images.
+        """Run the cascade over one request's images and wait for the outcomes; see `begin`.
+
+        Raises:
+            StageFailed: a network could not be run.
+            CascadeError: as `begin` raises it; DeadlineExceeded also later on.
+        """
+        future: asyncio.Future[Sequence[Outcome]] = asyncio.get_running_loop().create_future()
+
+        def answered(result: Sequence[Outcome] | Exception) -> None:
+            if future.done():  # cancelled, and about to be withdrawn
+                return
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+        request = self.begin(images, threshold, answered, max_stage, deadline, may_truncate, trace)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self.withdraw(request)
+            raise
+
+    def begin(
+        self,
+        images: Images,
+        threshold: float,
+        answered: Answered,
+        max_stage: int | None = None,
+        deadline: float = NEVER,
+        may_truncate: bool = False,
+        trace: Trace | None = None,
+    ) -> Request:
+        """Let one request's images in, to run in company with other requests' images.
 
         Args:
-            images: (N, 3, H, W) float32, preprocessed.
+            images: (N, 3, H, W), or N of (3, H, W): float32, preprocessed, or uint8 of the network's size.
             threshold: energy to be exceeded.
+            answered: called from the event loop with the outcomes in order, or with what went wrong; must not raise.
             max_stage: the last stage that may run.
             deadline: on the engine's clock.
             may_truncate: whether an answer of fewer stages is better than none when time runs out.
@@ -234,31 +287,27 @@ class Engine:
             NotReady: warm-up has not ended.
             Overloaded: too many images are in hand, or they take until after the deadline.
             DeadlineExceeded: the answer would come too late.
-            StageFailed: a network could not be run.
         """
         self.check_ready()
-        now = self._clock()
+        now, count = self._clock(), len(images)
         try:
-            ids = self._scheduler.submit(now, deadline, len(images), max_stage, may_truncate)
+            ids = self._scheduler.submit(now, deadline, count, max_stage, may_truncate)
         except Overloaded:
-            self._metrics.left("refused", len(images))
+            self._metrics.left("refused", count)
             raise
-        self._metrics.admitted(len(images))
-        request = _Request(asyncio.get_running_loop().create_future(), len(images), [None] * len(images), trace)
-        self._traced += trace is not None
+        self._metrics.admitted(count)
+        request = Request(ids, count, [None] * count, answered, trace)
         for position, id_ in enumerate(ids):
-            self._samples[id_] = _Sample(request, position, images[position], threshold, NOTHING, now)
-        try:
-            self._pump_soon()
-            await request.future
-        except asyncio.CancelledError:
-            self._metrics.left("cancelled", self._scheduler.cancel(ids))
-            raise
-        finally:
-            self._traced -= trace is not None
-            if request.left:
-                self._forget(ids)
-        return [outcome for outcome in request.outcomes if outcome is not None]
+            self._samples[id_] = _Sample(request, position, images[position], threshold, now, NOTHING, NOTHING)
+        self._pump_soon()
+        return request
+
+    def withdraw(self, request: Request) -> None:
+        """Let a request's samples go, since nobody waits for them any more; harmless where it is over."""
+        if not request.over:
+            request.over = True
+            self._metrics.left("cancelled", self._scheduler.cancel(request.ids))
+            self._forget(request.ids)
 
     def _forget(self, ids: range) -> None:
         self._scheduler.cancel(ids)
@@ -285,11 +334,10 @@ class Engine:
 
     def _let_go(self, departure: Departure) -> None:
         """Answer a sample whose time is up: with what it has, if that is wanted, or with an error."""
-        sample = self._samples[departure.id]
         if departure.truncated:
-            del self._samples[departure.id]
             self._metrics.left("truncated")
-            sample.request.settle(sample.position, sample.outcome(sample.stage, truncated=True))
+            if sample := self._samples.pop(departure.id, None):  # gone where another of its request has failed it
+                sample.request.settle(sample.position, sample.outcome(sample.stage, truncated=True))
             return
         self._metrics.left("deadline")
         message = "the answer did not come in time: send fewer images, allow a truncated answer, or try again later"
@@ -334,22 +382,21 @@ class Engine:
         if output.shape != (wanted := (len(samples), len(self._runtime.manifest.labels))):
             raise ValueError(f"stage {stage} gave logits of shape {output.shape}, not {wanted}")
         if stage == 0:
-            logits, energies = first(output)
+            sums = first(output)
         else:
-            logits, energies = join(
+            sums = join(
                 np.stack([sample.logits for sample in samples]),
                 np.asarray([sample.energy for sample in samples], np.float64),
                 output,
                 self._definition,
             )
-        stops = exits(energies, np.asarray([sample.threshold for sample in samples], np.float64))
-        return _Ran(logits, energies, stops, seconds)
+        return _Ran(sums, exits(sums.energies, np.asarray([sample.threshold for sample in samples])), seconds)
 
     def _finish(self, batch: Batch, samples: list[_Sample], done: asyncio.Future[_Ran], began: float) -> None:
         self._busy = False
-        if self._traced:
-            shares = [(sample.request.trace, sample.joined) for sample in samples]
-            note(batch.stage, batch.reason, shares, began, self._clock())
+        traces = [(sample.request.trace, sample.joined) for sample in samples]
+        if any(trace is not None for trace, _ in traces):
+            note(batch.stage, batch.reason, traces, began, self._clock())
         if (error := done.exception()) is not None:
             logger.error("stage failed", exc_info=error, extra={"fields": {"stage": batch.stage}})
             failure = StageFailed(f"stage {batch.stage} could not be run; the log says why")
@@ -363,8 +410,10 @@ class Engine:
 
     def _settle(self, batch: Batch, samples: list[_Sample], ran: _Ran) -> None:
         now = self._clock()
-        for row, sample in enumerate(samples):
-            sample.logits, sample.energy = ran.logits[row], float(ran.energies[row])
+        for sample, logits, energy, shares in zip(
+            samples, ran.sums.logits, ran.sums.energies.tolist(), ran.sums.shares, strict=True
+        ):
+            sample.logits, sample.energy, sample.shares = logits, energy, shares
             sample.stage, sample.joined = batch.stage, now
             sample.run_s += ran.seconds
         waiting = self._scheduler.depths()
@@ -376,8 +425,11 @@ class Engine:
             sample.request.settle(sample.position, sample.outcome(batch.stage))
 
     def _fail(self, ids: Sequence[int], error: Exception) -> None:
-        """Answer the requests of these samples with an error; each takes its own samples out as it leaves."""
+        """Answer the requests of these samples with an error, and take all samples of these requests out."""
         for id_ in ids:
             sample = self._samples.get(id_)
-            if sample is not None and not sample.request.future.done():
-                sample.request.future.set_exception(error)
+            if sample is not None:
+                request = sample.request
+                request.over = True
+                self._forget(request.ids)
+                request.answered(error)

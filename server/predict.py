@@ -18,13 +18,13 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope
 
 from cascade.errors import CascadeError, DeadlineExceeded, RequestError
-from cascade.exits import Floats
 from server.codec import Caps, Question, decode, encode, read_question
 from server.engine import Outcome
 from server.intake import Intake
 from server.middleware import Record, Reply
 from server.models import Controls, Model, Models
 from server.options import Options
+from server.runtime import Images
 from server.settings import ServerSettings
 from server.tracing import Trace, current
 
@@ -183,10 +183,10 @@ class Predictor:
         run = min(elapsed, max(outcome.run_s for outcome in outcomes))
         return Answer(threshold, outcomes, decoded - began, elapsed - run, run)
 
-    async def _decode(self, question: Question, model: Model, deadline: float) -> Floats:
+    async def _decode(self, question: Question, model: Model, deadline: float) -> Images:
         rule = model.manifest.preprocess
 
-        def work() -> Floats:
+        def work() -> Images:
             return decode(question, rule, self._caps, lambda: time.monotonic() > deadline)
 
         return work() if question.is_light() else await self.in_thread(work, deadline)

@@ -25,9 +25,11 @@ from cascade.bundle import Bundle
 from cascade.errors import BundleError, DeviceUnavailable
 from cascade.exits import Floats
 from cascade.manifest import Manifest, Tensor
+from cascade.pixels import Pixels, normalise
 from server.costs import Costs
 
-Images = Sequence[Floats] | Floats
+Image = Floats | Pixels
+Images = Sequence[Image] | Floats | Pixels
 
 TOGETHER = 8  # most images in one run on a CPU: beyond, maps leave the cache and a run takes longer an image again
 LIGHT_S = 0.002  # a run that takes longer gains nothing from company, and is not worth the trials
@@ -53,7 +55,7 @@ class Runtime(Protocol):
 
         Args:
             stage: 0 for the first student.
-            images: B of (3, H, W) float32, preprocessed; a list or an array of them.
+            images: B of (3, H, W): float32, preprocessed, or uint8 of the network's size; a list or an array of them.
 
         Returns:
             (B, K) float32.
@@ -123,7 +125,7 @@ class OnnxRuntime:
         return min(times)
 
     def run(self, stage: int, images: Images) -> Floats:
-        """Give the stage's own logits, (B, K) float32, for B of (3, H, W) float32."""
+        """Give the stage's own logits, (B, K) float32, for B images."""
         largest = self._together
         if len(images) <= largest:
             return self._run_batch(stage, images)
@@ -134,9 +136,20 @@ class OnnxRuntime:
         output, input_ = self._names[stage]
         count = len(images)
         size = next((size for size in self._padded_sizes if size >= count), count)
-        rows = images[0][np.newaxis] if size == 1 else _padded(images, size)
+        rows = self._rows(images)
+        if size != count:
+            rows = np.concatenate([rows, np.zeros((size - count, *rows.shape[1:]), np.float32)])
         logits: Floats = self._sessions[stage].run(output, {input_: rows})[0]
         return logits if size == count else logits[:count]
+
+    def _rows(self, images: Images) -> Floats:
+        """Images as one array; pixels, of which four fit where one float does, are normalised here and not before."""
+        rule = self.manifest.preprocess
+        if len({image.dtype for image in images}) == 1:
+            rows: Any = _stacked(images)
+            return normalise(rows, rule) if rows.dtype == np.uint8 else rows
+        parts: list[Any] = [image[np.newaxis] for image in images]
+        return np.concatenate([normalise(part, rule) if part.dtype == np.uint8 else part for part in parts])
 
 
 def batch_sizes(max_batch: int) -> tuple[int, ...]:
@@ -206,12 +219,11 @@ def _fits(wanted: Tensor, found: Any) -> bool:
     )
 
 
-def _padded(images: Images, size: int) -> Floats:
-    """The images as one array of `size` rows; what is left over stays zero."""
-    result = np.zeros((size, *images[0].shape), np.float32)
-    for row, image in enumerate(images):
-        result[row] = image
-    return result
+def _stacked(images: Images) -> Any:
+    """One array of the images, and no copy where there is no need of one."""
+    if isinstance(images, np.ndarray):
+        return images
+    return images[0][np.newaxis] if len(images) == 1 else np.stack(images)
 
 
 def _line(text: object) -> str:

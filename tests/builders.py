@@ -20,6 +20,7 @@ from cascade.combine import EnergyDefinition
 from cascade.exits import Floats
 from cascade.manifest import ExitRule, Manifest, Preprocess, Provenance, Stage, Tensor, ThresholdRule
 from server.costs import Costs
+from server.runtime import Images
 
 FLOAT, INTS = 1, 7  # TensorProto.FLOAT, AttributeProto.INTS
 
@@ -202,7 +203,7 @@ class FakeRuntime:
         self._warm()
         return self.costs
 
-    def run(self, stage: int, images: Sequence[Floats] | Floats) -> Floats:
+    def run(self, stage: int, images: Images) -> Floats:
         """Look the rows up."""
         if self._before is not None:
             self._before(stage)

@@ -135,21 +135,21 @@ def test_minus_infinity_is_a_class_without_probability() -> None:
 
 
 def test_the_first_stage_brings_its_own_logits_and_energy() -> None:
-    logits, scores = first(table())
+    logits, scores, _ = first(table())
     assert np.array_equal(logits, table())
     assert np.array_equal(scores, energy(table()))
 
 
 def test_summed_is_the_energy_of_the_sum() -> None:
     before, residual = table(), table(seed=1)
-    total, scores = join(before, energy(before), residual, "summed")
+    total, scores, _ = join(before, energy(before), residual, "summed")
     assert np.array_equal(total, before + residual)
     assert np.array_equal(scores, energy(before + residual))
 
 
 def test_accumulated_adds_the_energy_of_the_residual_alone() -> None:
     before, residual = table(), table(seed=1)
-    total, scores = join(before, energy(before), residual, "accumulated")
+    total, scores, _ = join(before, energy(before), residual, "accumulated")
     assert np.array_equal(total, before + residual)
     assert np.array_equal(scores, energy(before) + energy(residual))
 
@@ -158,19 +158,19 @@ def test_accumulated_adds_the_energy_of_the_residual_alone() -> None:
 @settings(deadline=None)
 def test_the_accumulated_energy_grows_by_at_least_one_over_k_with_every_stage(residual: Floats) -> None:
     before = np.zeros_like(residual)
-    _, scores = join(before, energy(before), residual, "accumulated")
+    _, scores, _ = join(before, energy(before), residual, "accumulated")
     assert (scores > energy(before)).all()
     assert (scores - energy(before) >= 1 / residual.shape[1] - 1e-6).all()
 
 
 def test_the_summed_energy_falls_where_a_residual_contradicts() -> None:
     sure = np.array([[4.0, 0.0]], np.float32)
-    _, scores = join(sure, energy(sure), -sure, "summed")
+    _, scores, _ = join(sure, energy(sure), -sure, "summed")
     assert scores.tolist() == [0.5]
 
 
 @pytest.mark.parametrize("residual", [[-INFINITY, 0.0], [3e38, 0.0]])
 def test_a_sum_without_meaning_goes_on_in_silence(residual: list[float]) -> None:
     before = np.array([[INFINITY, 0.0], [3e38, 0.0]], np.float32)
-    _, scores = join(before, energy(before), np.array([residual, residual], np.float32), "summed")
+    _, scores, _ = join(before, energy(before), np.array([residual, residual], np.float32), "summed")
     assert not exits(scores, 1.0).any()

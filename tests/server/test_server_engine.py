@@ -17,6 +17,7 @@ from cascade.replay import replay
 from server.costs import Costs
 from server.engine import Engine, Outcome
 from server.metrics import Metrics
+from server.runtime import Images
 from server.scheduler import Limits
 from tests.builders import FakeClock, FakeRuntime
 
@@ -137,7 +138,7 @@ async def test_a_failed_run_fails_its_own_samples_and_the_engine_goes_on() -> No
 
 async def test_a_network_that_loses_a_row_has_failed() -> None:
     class Forgetful(FakeRuntime):
-        def run(self, stage: int, images: Sequence[Floats] | Floats) -> Floats:
+        def run(self, stage: int, images: Images) -> Floats:
             return super().run(stage, images)[1:]
 
     async with engine_of(Forgetful(TABLE)) as engine:
@@ -215,6 +216,17 @@ async def test_time_running_out_between_two_stages_ends_with_the_best_answer_so_
     assert [(outcome.stage, outcome.truncated) for outcome in given] == [(0, True)]
     assert np.array_equal(given[0].logits, TABLE[0, 2].astype(np.float32))
     assert runtime.batches == [(0, [2]), (0, [2])]
+
+
+async def test_one_image_that_is_late_fails_its_request_whatever_the_others_have() -> None:
+    clock = FakeClock()
+    costs = Costs((1,), ((0.5,), (0.3,), (0.3,)))
+    runtime = FakeRuntime(TABLE, lambda _: setattr(clock, "now", clock.now + 0.75), costs=costs)
+    async with engine_of(runtime, clock=clock, batch=1) as engine:
+        with pytest.raises(DeadlineExceeded):  # the second has run nothing when the first could leave truncated
+            await engine.predict(runtime.images([2, 2]), 0.6, deadline=clock.now + 1, may_truncate=True)
+        assert engine.in_hand == 0
+    assert runtime.batches == [(0, [2])]
 
 
 async def test_light_networks_run_on_the_event_loop_and_heavy_ones_do_not() -> None:

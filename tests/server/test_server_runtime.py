@@ -12,6 +12,7 @@ from cascade.bundle import Bundle
 from cascade.combine import first
 from cascade.errors import BundleError, DeviceUnavailable
 from cascade.exits import Floats
+from cascade.pixels import normalise
 from server.runtime import Images, OnnxRuntime, batch_sizes, providers_for
 from tests.builders import onnx_model, random_inputs, tiny_bundle, tiny_manifest
 
@@ -42,6 +43,16 @@ def test_a_cpu_runs_images_alone_where_company_changes_a_bit() -> None:
     runtime = Sociable(tiny_bundle())
     runtime.warm_up()
     assert runtime._together == 1
+
+
+def test_pixels_and_inputs_in_one_batch_get_the_logits_they_get_apart() -> None:
+    runtime = OnnxRuntime(tiny_bundle())
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 3, 8, 8), np.uint8)
+    inputs = normalise(pixels, runtime.manifest.preprocess)
+    alone = runtime.run(0, inputs)
+    runtime.warm_up()
+    assert np.array_equal(runtime.run(0, [pixels[0], inputs[1]]), alone)
+    assert np.array_equal(runtime.run(0, list(pixels)), alone)
 
 
 def test_energies_of_a_batch_are_bit_for_bit_those_of_its_rows_alone() -> None:

@@ -374,10 +374,10 @@ def test_the_answers_are_those_of_replay(
             continue
         ids = list(batch.ids)
         if batch.stage == 0:
-            total, energies = first(logits[0, ids])
+            total, energies, _ = first(logits[0, ids])
         else:
             before = np.stack([state[id_][0] for id_ in ids]), np.asarray([state[id_][1] for id_ in ids])
-            total, energies = join(*before, logits[batch.stage, ids], definition)  # type: ignore[arg-type]
+            total, energies, _ = join(*before, logits[batch.stage, ids], definition)  # type: ignore[arg-type]
         state.update({id_: (total[row], float(energies[row])) for row, id_ in enumerate(ids)})
         for id_ in queue.advance(batch, rule_exits(energies, threshold).tolist(), 0):
             found[id_] = batch.stage, state[id_][1]
