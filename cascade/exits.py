@@ -36,8 +36,8 @@ def softmax(logits: NDArray[Any]) -> Floats:
         raise BadShape(f"logits must be (batch, classes), not {logits.shape}")
     with np.errstate(invalid="ignore", over="ignore"):  # an infinite logit gives NaN, which goes on to the next stage
         rows = np.ascontiguousarray(logits, np.float32)  # sums over other memory orders are rounded otherwise
-        powers = np.exp(rows - np.maximum.reduce(rows, axis=1, keepdims=True))
-        result: Floats = powers / np.add.reduce(powers, axis=1, keepdims=True)
+        result: Floats = np.exp(rows - np.maximum.reduce(rows, axis=1, keepdims=True))
+        result /= np.add.reduce(result, axis=1, keepdims=True)
     return result
 
 
