@@ -51,9 +51,11 @@ def main() -> None:
     told, good = run["latency_ms"], run["throughput_per_s"] / full["throughput_per_s"]
     third = max(1, len(memory) // 3)
     for line in (
-        f"saturated: {full['throughput_per_s']:.0f} images/s; p50 of one connection {before['latency_ms']['p50']:.2f} ms",
+        f"saturated: {full['throughput_per_s']:.0f} images/s",
+        f"p50 of one connection before: {before['latency_ms']['p50']:.2f} ms",
         f"offered: {rate:.0f} a second for {given.seconds:.0f} s with a deadline of {given.deadline_ms:.0f} ms",
-        f"answered: {run['throughput_per_s']:.0f} images/s, {good:.2f} of saturated; p50 {told['p50']:.0f} ms, p99 {told['p99']:.0f} ms",
+        f"answered: {run['throughput_per_s']:.0f} images/s, {good:.2f} of saturated",
+        f"their latency: p50 {told['p50']:.0f} ms, p99 {told['p99']:.0f} ms",
         f"not answered: {run['errors']}",
         f"refusals: p50 {run['refusal_ms']['p50']:.2f} ms, p99 {run['refusal_ms']['p99']:.1f} ms",
         f"waited at the client: p50 {run['wait_ms']['p50']:.1f} ms, p99 {run['wait_ms']['p99']:.1f} ms; "
