@@ -16,7 +16,8 @@ def params(net: nn.Module) -> int:
 def macs(net: nn.Module, size: int) -> int:
     """Multiply-accumulates of convolutions and linear layers for one image of size x size; biases are ignored.
 
-    What papers print as FLOPs.
+    What papers print as FLOPs. The projections of attention are linear layers; its products of two activations are not
+    counted.
     """
     total = 0
 
@@ -27,6 +28,9 @@ def macs(net: nn.Module, size: int) -> int:
             total += output.numel() * kernel * module.in_channels // module.groups
         elif isinstance(module, nn.Linear):
             total += output.numel() * module.in_features
+        elif isinstance(module, nn.MultiheadAttention):  # its four projections are no modules that a hook sees
+            query, key, value = inputs[:3]
+            total += (2 * query.numel() + key.numel() + value.numel()) * module.embed_dim
 
     hooks = [module.register_forward_hook(count) for module in net.modules()]
     training = net.training
