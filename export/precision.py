@@ -4,8 +4,8 @@ int8 is QDQ: unsigned 8-bit activations with ranges fixed at export, so that no 
 signed weights with a scale a channel. Products of unsigned by signed bytes are what x86's VNNI multiplies; signed by
 signed falls back to code that is slower than float.
 
-Where onnxruntime has no VNNI it adds pairs of such products in 16 bits, which saturate: weights of 7 bits cannot, so the
-same bundle gives the same integers on every machine.
+Where onnxruntime has no VNNI it adds pairs of such products in 16 bits, which saturate: weights of 7 bits cannot make
+them, so that a bundle gives the same integers on every machine.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ HEAD = {"Gemm", "MatMul", "Flatten", "Reshape", "Squeeze", "ReduceMean", "Global
 def optimised(model: bytes) -> bytes:
     """The same float32 graph with its shortcuts written for a runtime; the same logits, to the last bit.
 
-    onnxruntime's own offline optimisation is not used: `basic` finds nothing to do in these graphs, whose batch norms are
-    folded already, and `extended` writes operators of its own that other runtimes do not have. A session does both when it
-    opens a file, and what suits the machine besides.
+    onnxruntime's own offline optimisation is not used: `basic` finds nothing to do in these graphs, whose batch norms
+    are folded already, and `extended` writes operators of its own that other runtimes do not have. A session does both
+    when it opens a file, and what suits the machine besides.
     """
     return _bytes(merge_slices(onnx.load_model_from_string(model)))
 

@@ -1,12 +1,13 @@
 """Shortcuts that skip pixels and add channels, written so that a runtime can run them well; both rewrites are exact.
 
-The networks of He et al. for CIFAR join two widths by `x[:, :, ::2, ::2]` and channels of zeros ("option A"). The exporter
-writes that as two Slices and a Pad, which no runtime keeps in its own memory layout: activations are put in order, cut and
-put out of order again.
+The networks of He et al. for CIFAR join two widths by `x[:, :, ::2, ::2]` and channels of zeros ("option A"). The
+exporter writes that as two Slices and a Pad, which no runtime keeps in its own memory layout: activations are put in
+order, cut, and put out of order again.
 
-`merge_slices` writes the Slices as a 1x1 max pooling, which costs no arithmetic and gives the same bits. `as_convolutions`
-then writes pooling and padding as a 1x1 convolution that picks channels: that stays inside a chain of quantised
-convolutions, where a Pad leaves it, for the price of its multiply-accumulates, which are counted like any other.
+`merge_slices` writes the Slices as a 1x1 max pooling, which costs no arithmetic and gives the same bits.
+`as_convolutions` then writes pooling and padding as a 1x1 convolution that picks channels: that stays inside a chain of
+quantised convolutions, where a Pad leaves it, for the price of its multiply-accumulates, which are counted like any
+other.
 """
 
 from __future__ import annotations
@@ -105,8 +106,9 @@ def _constants(graph: onnx.GraphProto) -> Constants:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
 
-def _users(graph: onnx.GraphProto, name: str) -> int:
-    return sum(list(node.input).count(name) for node in graph.node) + sum(value.name == name for value in graph.output)
+def _users(graph: onnx.GraphProto, wanted: str) -> int:
+    readers = [name for node in graph.node for name in node.input] + [value.name for value in graph.output]
+    return readers.count(wanted)
 
 
 def _step(node: NodeProto, constants: Constants) -> tuple[int, int]:
