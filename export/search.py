@@ -24,6 +24,7 @@ from cascade.manifest import Frozen, Precision, Quantiser
 from cascade.replay import replay
 from export.derive import converted, exit_rule
 from export.session import Session
+from export.show import in_words
 from export.sources import Source
 from export.timing import BATCHES, Seconds, stage_seconds
 
@@ -73,12 +74,15 @@ class Point(Frozen):
     front: tuple[int, ...] = ()
 
 
-def search(source: Source, *, quantisers: Sequence[Quantiser] | None = None, quiet: bool = False) -> list[Point]:
+def search(
+    source: Source, *, quantisers: Sequence[Quantiser] | None = None, rounds: int = 21, quiet: bool = False
+) -> list[Point]:
     """Measure every combination.
 
     Args:
         source: a float32 bundle and its images.
         quantisers: to try; all int8 stages of a combination share one. Default: `QUANTISERS`.
+        rounds: of timing.
         quiet: show no progress.
 
     Returns:
@@ -86,7 +90,7 @@ def search(source: Source, *, quantisers: Sequence[Quantiser] | None = None, qui
     """
     options = [Quantiser.model_validate(each) for each in QUANTISERS] if quantisers is None else list(quantisers)
     stages = [
-        _variants(source, stage, options)
+        _variants(source, stage, options, rounds)
         for stage in track(
             range(len(source.bundle.models)), "measuring", console=Console(stderr=True, quiet=quiet), transient=True
         )
@@ -112,13 +116,15 @@ def front(points: Sequence[tuple[float, float]]) -> set[int]:
     }
 
 
-def run_search(source: Source, out: Path, *, quiet: bool = False) -> None:
+def run_search(
+    source: Source, out: Path, *, quantisers: Sequence[Quantiser] | None = None, quiet: bool = False
+) -> None:
     """Search, print a table, and write `search.json`, and `search.png` where matplotlib is installed.
 
     Raises:
         BundleError: the folder cannot be written.
     """
-    points = search(source, quiet=quiet)
+    points = search(source, quantisers=quantisers, quiet=quiet)
     document = [point.model_dump(mode="json") for point in points]
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -143,18 +149,12 @@ def table(points: Sequence[Point]) -> Table:
         if point.front:
             times = (f"{point.seconds[batch] * 1e6:.1f}" for batch in BATCHES)
             where = ", ".join(map(str, point.front))
-            result.add_row(",".join(point.precisions), _words(point.quantiser), f"{point.accuracy:.2%}", *times, where)
+            quantiser = "" if point.quantiser is None else in_words(point.quantiser)
+            result.add_row(",".join(point.precisions), quantiser, f"{point.accuracy:.2%}", *times, where)
     return result
 
 
-def _words(options: Quantiser | None) -> str:
-    if options is None:
-        return ""
-    method = options.method if options.percentile is None else f"{options.method} {options.percentile}"
-    return f"{method}, {options.weight_bits} bits, float: {', '.join(options.in_float) or 'nothing'}"
-
-
-def _variants(source: Source, stage: int, options: Sequence[Quantiser]) -> list[Variant]:
+def _variants(source: Source, stage: int, options: Sequence[Quantiser], rounds: int) -> list[Variant]:
     float_model = source.bundle.models[stage]
     kinds: list[tuple[Precision, Quantiser | None]] = [
         ("fp32", None),
@@ -163,7 +163,7 @@ def _variants(source: Source, stage: int, options: Sequence[Quantiser]) -> list[
     ]
     models = [converted(float_model, kind, source.splits, each) for kind, each in kinds]
     seconds = stage_seconds(
-        {str(number): model for number, model in enumerate(models)}, source.splits.dv.inputs(0, BATCHES[-1])
+        {str(number): model for number, model in enumerate(models)}, source.splits.dv.inputs(0, BATCHES[-1]), rounds
     )
     return [
         Variant(
@@ -208,7 +208,7 @@ def _plot(points: Sequence[Point], path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        Console(stderr=True).print("no plot without matplotlib: pip install 'rescade[plot]'")
+        Console(stderr=True).print("no plot without matplotlib: pip install 'rescade[plot]'", markup=False)
         return
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     for batch, axes in zip(BATCHES, figure.subplots(1, len(BATCHES), sharey=True), strict=True):

@@ -137,7 +137,7 @@ def tiny_bundle(stages: int = 3, size: int = 8, **manifest: Any) -> Bundle:
 
 
 def tiny_macs(size: int = 8, classes: int = 4, width: int = 6) -> int:
-    """Multiply-accumulates of `onnx_model`: 27 products an element of the maps, and one a weight of the linear layer."""
+    """Multiply-accumulates of `onnx_model`: 27 for each element of the maps, and one a weight of the linear layer."""
     return (27 + classes) * width * size**2
 
 

@@ -132,9 +132,8 @@ def test_a_graph_whose_shapes_are_hidden_cannot_be_counted() -> None:
         helper.make_node("Conv", ["maps", "w"], ["more"], kernel_shape=[1, 1]),
         helper.make_node("ReduceMean", ["more"], ["logits"], axes=[2, 3], keepdims=0),
     ]
-    shapes = {"one": np.array([1]), "rest": np.array([3, -1, 2])}
     with pytest.raises(BundleError, match="cannot be inferred"):
-        count(graph(nodes, w=ones(2, 3, 1, 1), **shapes))
+        count(graph(nodes, w=ones(2, 3, 1, 1), one=np.array([1]), rest=np.array([3, -1, 2])))
 
 
 def test_what_is_no_onnx_cannot_be_counted() -> None:

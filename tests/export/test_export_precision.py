@@ -93,7 +93,7 @@ def test_weights_are_signed_bytes_with_a_scale_a_channel(quantised: bytes) -> No
 
 def test_seven_bits_leave_room_for_a_pair_of_products(exported: bytes) -> None:
     for bits, largest in ((7, 64), (8, 127)):
-        model = to_int8(exported, random_inputs(64), Quantiser(weight_bits=bits))  # type: ignore[arg-type]
+        model = to_int8(exported, random_inputs(64), Quantiser(weight_bits=bits))
         graph = onnx.load_model_from_string(model).graph
         kernels = [
             np.abs(onnx.numpy_helper.to_array(tensor).astype(int)).max()

@@ -132,7 +132,7 @@ def test_a_slice_that_somebody_else_reads_is_left_alone() -> None:
 def test_other_paddings_are_left_alone(pads: list[int], value: float) -> None:
     nodes, rows = cut()
     nodes[2] = helper.make_node("Pad", ["second", "pads", "value"], ["padded"])
-    model = merge_slices(model_of(nodes, {**rows, "pads": np.array(pads), "value": np.float32(value)}))
+    model = merge_slices(model_of(nodes, {**rows, "pads": np.array(pads), "value": np.array(value, np.float32)}))
     assert kinds(as_convolutions(model)) == kinds(model)
 
 
