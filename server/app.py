@@ -30,6 +30,7 @@ from server.models import Model, Models
 from server.oip.routes import router as oip
 from server.predict import Predictor
 from server.protocol import Protocol
+from server.providers import Place
 from server.replies import CLIENT_CLOSED_REQUEST, Reply, error_reply, failure, unforeseen
 from server.routes import PREDICT_PATHS, router
 from server.rpc.port import check_installed, port_of
@@ -146,7 +147,13 @@ def open_runtime(settings: ServerSettings, bundle: Bundle) -> Runtime:
         BundleError: the bundle's networks are not what its manifest says.
         DeviceUnavailable: the device is not there.
     """
-    return OnnxRuntime(bundle, settings.device, settings.threads, settings.max_batch)
+    place = Place.of(
+        settings.device,
+        threads=settings.threads,
+        cuda_graphs=settings.cuda_graphs,
+        tensorrt_cache=None if settings.tensorrt_cache is None else str(settings.tensorrt_cache),
+    )
+    return OnnxRuntime(bundle, place, settings.max_batch)
 
 
 def open_runtimes(settings: ServerSettings, library: Library) -> tuple[Runtime, ...]:

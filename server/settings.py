@@ -70,7 +70,15 @@ class ServerSettings(BaseSettings):
         int | None, Field(ge=0, le=65535, description="port to listen on for gRPC, if any; 0 takes a free one")
     ] = None
     workers: Annotated[int, Field(gt=0, le=1024, description="server processes")] = 1
-    device: Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$", description="cpu, or cuda:N for the N-th GPU")] = "cpu"
+    device: Annotated[
+        str, Field(pattern=r"^(cpu|(cuda|tensorrt):\d+)$", description="cpu, or cuda:N or tensorrt:N for the N-th GPU")
+    ] = "cpu"
+    cuda_graphs: Annotated[bool, Field(description="on a GPU, capture each network at each batch size as a graph")] = (
+        False
+    )
+    tensorrt_cache: Annotated[
+        Path | None, Field(description="folder where TensorRT keeps its engines, which take minutes to build")
+    ] = None
     threads: Annotated[Positive, Field(description="threads a worker gives to one network on the CPU")] = 1
     decode_threads: Annotated[Positive, Field(description="threads a worker decodes requests in")] = 2
     threshold: Annotated[float | None, Field(description="energy to be exceeded; default: the bundle's own")] = None
