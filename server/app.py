@@ -93,6 +93,9 @@ class Service:
             await self.rpc.open()
             for model in self.models.all():
                 await model.engine.warm_up()
+        except CascadeError as error:
+            logger.error("warm-up failed", extra={"fields": {"reason": str(error)}})
+            self.failure = error
         except Exception as error:
             logger.exception("warm-up failed")
             self.failure = error

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from PIL import Image
@@ -22,6 +23,7 @@ RUN_BY = {
     "Step by step": "tests/test_end_to_end.py",
     "Open Inference Protocol": "this file",
     "Several models, and changing them while they serve": "this file",
+    "Trust": "this file",
     "Docker": "this file, as far as that goes without an engine",
 }
 
@@ -51,6 +53,7 @@ def clone(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "bundles" / "digits", tmp_path / "bundles" / "digits")
     other = shutil.copytree(ROOT / "bundles" / "digits", tmp_path / "models" / "other")
     manifest = json.loads((other / "manifest.json").read_text())
+    del manifest["digest"]  # as the server advises where a change is meant
     (other / "manifest.json").write_text(json.dumps({**manifest, "name": "other"}))
     Image.new("L", (8, 8), 90).save(tmp_path / "IMAGE.png")
     return tmp_path
@@ -84,6 +87,14 @@ def test_several_models_are_changed_while_they_serve(clone: Path, monkeypatch: p
     assert [row["result"] for row in reloaded["bundles"]] == ["kept", "kept"]
     assert patched["new"] == {"threshold": 0.8, "max_stage": 1}
     assert managed["models"][0]["controls"] == {"threshold": 0.8, "max_stage": 1}
+
+
+def test_a_bundle_is_signed_verified_and_served_by_those_who_trust_the_key(clone: Path) -> None:
+    keygen, sign, verify, serve = commands("Trust")
+    for command in (keygen, sign, verify):
+        subprocess.run(shlex.split(command), cwd=clone, env=environment(), check=True, capture_output=True, timeout=60)
+    with served(shlex.split(serve), clone / "server.log", clone) as url:
+        assert httpx.get(f"{url}/bundle").json()["name"] == "digits"
 
 
 def test_docker_lines_name_what_is_there() -> None:
