@@ -17,7 +17,7 @@ from rich.table import Table
 from cascade import bundle
 from cascade.errors import CascadeError
 from export.profile import Profile, profile
-from export.timing import latencies
+from export.latencies import latencies
 
 
 @dataclass(frozen=True)

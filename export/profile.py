@@ -21,6 +21,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, shape_inference
 
@@ -270,7 +271,7 @@ class _Graph:
             return math.prod(self.shape(node.input[0]))
         made = math.prod(self.shape(node.output[0]))
         if node.op_type in WINDOWS:
-            return made * next(math.prod(each.ints) for each in node.attribute if each.name == "kernel_shape")
+            return made * next(int(np.prod(each.ints)) for each in node.attribute if each.name == "kernel_shape")
         return made * (2 if node.op_type == "BatchNormalization" else 1)
 
 
@@ -305,7 +306,7 @@ def _params(graph: onnx.GraphProto) -> int:
 
 
 def _stored(tensor: TensorProto) -> int:
-    return math.prod(tensor.dims) * _width(tensor.data_type)
+    return int(np.prod(tensor.dims, dtype=np.int64)) * _width(tensor.data_type)
 
 
 def _width(kind: int) -> int:
