@@ -24,6 +24,7 @@ from bench.asker import Asker
 from bench.errors import ClientError
 from benchmarks.common import encoded, serving
 from cascade import bundle
+from cascade.bundle import Bundle
 from cascade.manifest import ExitRule, ThresholdRule
 from cascade.pixels import normalise
 from cascade.replay import replay
@@ -38,12 +39,12 @@ CHANGED = (0.5, 0.7, None)
 def make_versions(source: Path, work: Path) -> dict[str, float]:
     """Write two versions that differ in their threshold; gives each one's own."""
     read = bundle.read(source)
-    files = {stage.file: model for stage, model in zip(read.manifest.stages, read.models, strict=True)}
     own = {"1": read.manifest.exit.threshold, "2": OTHER}
     for version, threshold in own.items():
         rule = ExitRule(definition=read.manifest.exit.definition, threshold=threshold, rule=ThresholdRule(name="fixed"))
-        manifest = read.manifest.model_copy(update={"version": version, "exit": rule})
-        bundle.write(work / version, manifest, files)
+        manifest = read.manifest.model_copy(update={"version": version, "exit": rule, "golden": None})
+        plain = Bundle(manifest, read.models)
+        bundle.write(work / version, plain.manifest, plain.files())
     return own
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 FORMAT_VERSION: Literal[1] = 1
@@ -19,6 +19,18 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Precision = Literal["fp32", "fp16", "int8"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _stays_inside(value: str) -> str:
+    path = PurePosixPath(value)
+    plain = value == str(path) and "\\" not in value and ":" not in value and "\0" not in value
+    if not plain or path.is_absolute() or ".." in path.parts or not path.name:
+        raise ValueError(f"{value!r} must be a relative POSIX path inside the bundle, like 'stage0.onnx'")
+    return value
+
+
+Inside = Annotated[str, AfterValidator(_stays_inside)]
 
 
 class Frozen(BaseModel):
@@ -58,22 +70,13 @@ class Stage(Frozen):
 
     role: Literal["student", "residual"]
     network: str
-    file: str
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    file: Inside
+    sha256: Sha256
     params: Count
     macs: Count
     input: Tensor
     output: Tensor
     precision: Precision = "fp32"
-
-    @field_validator("file")
-    @classmethod
-    def _stays_inside(cls, value: str) -> str:
-        path = PurePosixPath(value)
-        plain = value == str(path) and "\\" not in value and ":" not in value and "\0" not in value
-        if not plain or path.is_absolute() or ".." in path.parts or not path.name:
-            raise ValueError(f"{value!r} must be a relative POSIX path inside the bundle, like 'stage0.onnx'")
-        return value
 
 
 class Preprocess(Frozen):
@@ -203,6 +206,22 @@ class Quantiser(Frozen):
         return self
 
 
+class GoldenFile(Frozen):
+    """A few images of D_v with the logits that every stage must give for them; `cascade.golden` has the format.
+
+    Attributes:
+        file: POSIX path, relative to the bundle, inside it.
+        sha256: digest of the file.
+        samples: how many images.
+        tolerance: a stage's largest difference of a logit that another machine or device may bring.
+    """
+
+    file: Inside
+    sha256: Sha256
+    samples: Annotated[int, Field(gt=0, le=1024)]
+    tolerance: tuple[Annotated[float, Field(gt=0)], ...]
+
+
 class Provenance(Frozen):
     """Where a bundle came from.
 
@@ -240,6 +259,7 @@ class Manifest(Frozen):
     exit: ExitRule
     calibration: Figures | None = None
     test: Figures | None = None
+    golden: GoldenFile | None = None
     provenance: Provenance
 
     @model_validator(mode="after")
@@ -267,6 +287,24 @@ class Manifest(Frozen):
             if figures is not None and len(figures.exits) != stages:
                 raise _misfit(f"{name}.exits", f"has {len(figures.exits)} entries for {stages} stages")
         return self
+
+    @model_validator(mode="after")
+    def _golden_fits(self) -> Self:
+        if self.golden is None:
+            return self
+        if self.golden.file in [stage.file for stage in self.stages]:
+            raise _misfit("golden.file", f"{self.golden.file!r} is the file of a stage already")
+        if len(self.golden.tolerance) != len(self.stages):
+            why = f"has {len(self.golden.tolerance)} entries for {len(self.stages)} stages"
+            raise _misfit("golden.tolerance", why)
+        return self
+
+    def files(self) -> list[tuple[str, Stage | GoldenFile]]:
+        """Every file beside the manifest, with the field that declares it, e.g. `stages[0]`."""
+        declared: list[tuple[str, Stage | GoldenFile]] = [
+            (f"stages[{number}]", stage) for number, stage in enumerate(self.stages)
+        ]
+        return declared if self.golden is None else [*declared, ("golden", self.golden)]
 
     def costs(self) -> list[int]:
         """MACs of each stage, in order."""

@@ -1,4 +1,4 @@
-"""`python -m export export | verify | show`, also as `rescade export`, ..."""
+"""`python -m export export | verify | show | golden | keygen | sign`, also as `rescade export`, ..."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rich.console import Console
 
 from cascade import bundle
 from cascade.errors import CascadeError
+from cascade.keys import read_trusted
 from export.show import tables
+from export.trust import FOLDER, KEY, SIGNED, golden_command, golden_line, keygen_command, sign_command
 from export.verify import verify
-
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.group()
@@ -98,10 +98,12 @@ def _derive(
 
 @main.command("verify")
 @click.argument("folder", metavar="BUNDLE", type=FOLDER)
-def verify_command(folder: Path) -> None:
-    """Check BUNDLE: digests, graphs, shapes, and that answers do not depend on the batch."""
+@click.option("--public-key", "keys", type=KEY, multiple=True, help="One of these must have signed it.")
+def verify_command(folder: Path, keys: tuple[Path, ...]) -> None:
+    """Check BUNDLE: signature, digests, graphs, shapes, and that answers are those it was made with, in any batch."""
     try:
-        verified = verify(folder)
+        verified = verify(folder, read_trusted(keys) if keys else None)
+        signed = bundle.signature_of(folder) is not None
     except CascadeError as error:
         raise click.ClickException(str(error)) from error
     click.echo(
@@ -109,6 +111,8 @@ def verify_command(folder: Path) -> None:
         f"stages; logits differ by at most {verified.largest:.1g} between batch 1 and batch 7"
         f"{'; costs counted' if verified.counted else '; costs not counted, since there is no onnx'}"
     )
+    click.echo(golden_line(verified))
+    click.echo("signed by a key that was given" if keys else SIGNED[signed])
 
 
 @main.command("show")
@@ -125,6 +129,10 @@ def show_command(folder: Path, *, as_json: bool) -> None:
         return
     for table in tables(manifest):
         Console().print(table)
+
+
+for command in (golden_command, keygen_command, sign_command):
+    main.add_command(command)
 
 
 if __name__ == "__main__":

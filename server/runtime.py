@@ -18,6 +18,7 @@ import numpy as np
 from cascade.bundle import Bundle
 from cascade.errors import BundleError
 from cascade.exits import Floats
+from cascade.golden import FIELD, Golden, check, unpack
 from cascade.manifest import Manifest, Tensor
 from cascade.pixels import Pixels, normalise
 from server.buffers import Buffers
@@ -61,13 +62,16 @@ class OnnxRuntime:
         bundle: verified; the sessions are made from its bytes.
         place: where the networks run; or the device alone, `cpu`, `cuda:N` or `tensorrt:N`.
         max_batch: largest batch that will be asked for.
+        self_test: whether the warm-up ends with the bundle's golden samples.
 
     Raises:
-        BundleError: a graph cannot be loaded or does not fit the manifest.
+        BundleError: a graph cannot be loaded or does not fit the manifest, or there are no golden samples to test with.
         DeviceUnavailable: the device is not there.
     """
 
-    def __init__(self, bundle: Bundle, place: Place | str = "cpu", max_batch: int = 32) -> None:
+    def __init__(
+        self, bundle: Bundle, place: Place | str = "cpu", max_batch: int = 32, *, self_test: bool = False
+    ) -> None:
         place = Place.of(place) if isinstance(place, str) else place
         self.manifest = bundle.manifest
         self._place = place
@@ -78,9 +82,14 @@ class OnnxRuntime:
             _check_graph(number, session, bundle.manifest)
         self._names = [([stage.output.name], stage.input.name) for stage in self.manifest.stages]
         self._buffers: dict[tuple[int, int], Buffers] = {}
+        self._golden = _golden_of(bundle) if self_test else None
 
     def warm_up(self) -> Costs:
-        """Run every stage at every batch size that will be used, and say how long each takes."""
+        """Run every stage at every batch size that will be used, and say how long each takes; then the golden samples.
+
+        Raises:
+            BundleError: the networks do not say of the golden samples what they must.
+        """
         side = self.manifest.preprocess.size
         image = np.zeros((3, side, side), np.float32)
         stages = range(len(self._sessions))
@@ -89,7 +98,16 @@ class OnnxRuntime:
         if not self._padded_sizes and max(row[0] for row in seconds) <= LIGHT_S:
             images = np.random.default_rng(0).normal(size=(TOGETHER, 3, side, side)).astype(np.float32)
             self._together = TOGETHER if all(self._is_one_by_one(stage, images) for stage in stages) else 1
+        if self._golden is not None:
+            self._test(self._golden.pixels(), self._golden)
         return Costs(sizes, seconds)
+
+    def _test(self, pixels: Pixels, golden: Golden) -> None:
+        """Run the golden samples as requests are run: one at a time, and in company."""
+        for batch in (1, len(pixels)):
+            parts = [pixels[start : start + batch] for start in range(0, len(pixels), batch)]
+            found = [np.concatenate([self.run(stage, part) for part in parts]) for stage in range(len(self._sessions))]
+            check(golden, found, self.manifest)
 
     def _is_one_by_one(self, stage: int, images: Floats) -> bool:
         """Whether images get the very logits together that they get alone, however many are together."""
@@ -148,6 +166,12 @@ class OnnxRuntime:
             return normalise(rows, rule) if rows.dtype == np.uint8 else rows
         parts: list[Any] = [image[np.newaxis] for image in images]
         return np.concatenate([normalise(part, rule) if part.dtype == np.uint8 else part for part in parts])
+
+
+def _golden_of(bundle: Bundle) -> Golden:
+    if bundle.golden is None:
+        raise BundleError(FIELD, "there are no golden samples to test with: `rescade golden` adds them to a bundle")
+    return unpack(bundle.golden, bundle.manifest)
 
 
 def batch_sizes(max_batch: int) -> tuple[int, ...]:

@@ -82,6 +82,13 @@ class ServerSettings(BaseSettings):
     threads: Annotated[Positive, Field(description="threads a worker gives to one network on the CPU")] = 1
     decode_threads: Annotated[Positive, Field(description="threads a worker decodes requests in")] = 2
     threshold: Annotated[float | None, Field(description="energy to be exceeded; default: the bundle's own")] = None
+    trusted_keys: Annotated[
+        Paths | None,
+        Field(min_length=1, description="public keys, PEM, one of which must have signed a bundle; default: none need"),
+    ] = None
+    self_test: Annotated[
+        bool, Field(description="run a bundle's golden samples through its networks before it is served")
+    ] = False
     max_body_bytes: Annotated[Positive, Field(description="largest request body")] = 16 * 2**20
     max_buffered_bytes: Annotated[Positive, Field(description="bodies a worker holds at once, together")] = 256 * 2**20
     max_pixels: Annotated[Positive, Field(description="largest image, width times height")] = 25_000_000

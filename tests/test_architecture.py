@@ -29,6 +29,7 @@ LIGHT = [
     "bench.sync",
     "export.verify",
     "export.show",
+    "export.trust",
     "export.__main__",
 ]
 

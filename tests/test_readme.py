@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from PIL import Image
@@ -23,6 +24,7 @@ RUN_BY = {
     "Open Inference Protocol": "this file",
     "Several models, and changing them while they serve": "this file",
     "Precision": "this file, on the bundle of digits",
+    "Trust": "this file",
     "Docker": "this file, as far as that goes without an engine",
 }
 
@@ -52,6 +54,7 @@ def clone(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "bundles" / "digits", tmp_path / "bundles" / "digits")
     other = shutil.copytree(ROOT / "bundles" / "digits", tmp_path / "models" / "other")
     manifest = json.loads((other / "manifest.json").read_text())
+    del manifest["digest"]  # as the server advises where a change is meant
     (other / "manifest.json").write_text(json.dumps({**manifest, "name": "other"}))
     Image.new("L", (8, 8), 90).save(tmp_path / "IMAGE.png")
     return tmp_path
@@ -99,6 +102,14 @@ def test_bundles_change_precision_as_the_section_says(clone: Path) -> None:
     manifest = json.loads((clone / "runs" / "int8" / "manifest.json").read_text())
     assert [stage["precision"] for stage in manifest["stages"]] == ["int8", "int8"]
     assert (clone / "runs" / "search" / "search.json").is_file()
+
+
+def test_a_bundle_is_signed_verified_and_served_by_those_who_trust_the_key(clone: Path) -> None:
+    keygen, sign, verify, serve = commands("Trust")
+    for command in (keygen, sign, verify):
+        subprocess.run(shlex.split(command), cwd=clone, env=environment(), check=True, capture_output=True, timeout=60)
+    with served(shlex.split(serve), clone / "server.log", clone) as url:
+        assert httpx.get(f"{url}/bundle").json()["name"] == "digits"
 
 
 def test_docker_lines_name_what_is_there() -> None:

@@ -12,7 +12,14 @@ import pytest
 from cascade.bundle import Bundle, parse, read, read_manifest, sha256, write
 from cascade.errors import BundleError
 from cascade.manifest import Manifest
-from tests.builders import onnx_model, tiny_bundle, tiny_manifest, write_tiny_bundle
+from tests.builders import (
+    golden_bundle,
+    onnx_model,
+    tiny_bundle,
+    tiny_manifest,
+    write_golden_bundle,
+    write_tiny_bundle,
+)
 from tests.cascade.documents import FIGURES, MODELS, put
 
 
@@ -291,3 +298,62 @@ def test_a_model_cannot_take_the_manifests_place(tmp_path: Path) -> None:
     with pytest.raises(BundleError):
         write(tmp_path / "bundle", manifest, Disk(manifest))
     assert not list(tmp_path.iterdir())
+
+
+def edit_manifest(folder: Path, **changes: object) -> dict[str, object]:
+    """Change what is on the disk, digest and all else left as they are."""
+    document = {**json.loads((folder / "manifest.json").read_text()), **changes}
+    (folder / "manifest.json").write_text(json.dumps(document))
+    return document
+
+
+def test_a_manifest_carries_its_own_digest(folder: Path) -> None:
+    document = json.loads((folder / "manifest.json").read_text())
+    rest = {key: value for key, value in document.items() if key != "digest"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert document["digest"] == sha256(text.encode())
+
+
+def test_a_manifest_without_a_digest_is_read_as_older_ones_are(folder: Path) -> None:
+    document = json.loads((folder / "manifest.json").read_text())
+    del document["digest"]
+    (folder / "manifest.json").write_text(json.dumps(document))
+    assert read(folder) == tiny_bundle()
+
+
+def test_spaces_and_the_order_of_keys_may_change_under_a_digest(folder: Path) -> None:
+    document = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(dict(reversed(document.items())), indent=7))
+    assert read(folder) == tiny_bundle()
+
+
+EDITS: dict[str, dict[str, object]] = {
+    "another threshold": {"exit": {**tiny_manifest(MODELS).document()["exit"], "threshold": 0.61}},
+    "mean and std swapped": {
+        "preprocess": {"size": 8, "mean": [0.2, 0.25, 0.3], "std": [0.5, 0.4, 0.3]},
+    },
+    "a label": {"labels": ["cat", "dog", "fox", "owl"]},
+    "a digest of something else": {"digest": "0" * 64},
+    "a digest that is none": {"digest": None},
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edited_manifest_is_noticed_by_its_digest(folder: Path, name: str) -> None:
+    edit_manifest(folder, **EDITS[name])
+    with pytest.raises(BundleError, match="was changed after it was written") as caught:
+        read(folder)
+    assert caught.value.field == "digest"
+
+
+def test_golden_samples_are_written_and_read_with_their_digest_checked(tmp_path: Path) -> None:
+    written = write_golden_bundle(tmp_path / "bundle")
+    assert read(tmp_path / "bundle") == written == golden_bundle()
+
+
+def test_a_cut_file_of_golden_samples_is_noticed(tmp_path: Path) -> None:
+    write_golden_bundle(tmp_path / "bundle")
+    os.truncate(tmp_path / "bundle" / "golden.npz", 1000)
+    with pytest.raises(BundleError, match="was changed or cut") as caught:
+        read(tmp_path / "bundle")
+    assert caught.value.field == "golden.sha256"
