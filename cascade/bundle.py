@@ -34,10 +34,17 @@ class Bundle:
     Attributes:
         manifest: the description.
         models: one ONNX file a stage, as bytes, digests checked.
+        fused: the whole cascade as one ONNX file, if the bundle has it, likewise.
     """
 
     manifest: Manifest
     models: tuple[bytes, ...]
+    fused: bytes | None = None
+
+    def files(self) -> dict[str, bytes]:
+        """Every file but the manifest: name in the bundle -> bytes, as `write` takes them."""
+        contents = self.models if self.fused is None else (*self.models, self.fused)
+        return {file: data for (_, file, _), data in zip(self.manifest.files(), contents, strict=True)}
 
 
 def sha256(data: bytes) -> str:
@@ -53,23 +60,26 @@ def read(folder: Path) -> Bundle:
     """
     manifest = read_manifest(folder)
     root = folder.resolve()
-    models = []
-    for number, stage in enumerate(manifest.stages):
-        path = root / stage.file
-        try:
-            if not path.resolve().is_relative_to(root):
-                raise BundleError(f"stages[{number}].file", f"{stage.file!r} leads out of the bundle {folder}")
-            data = path.read_bytes()
-        except (OSError, RuntimeError) as error:  # before Python 3.13, a link to itself is a RuntimeError
-            raise BundleError(f"stages[{number}].file", f"cannot read {stage.file!r}: {error}") from error
-        if (digest := sha256(data)) != stage.sha256:
-            raise BundleError(
-                f"stages[{number}].sha256",
-                f"{stage.file} has digest {digest}, the manifest says {stage.sha256}: the file was changed or cut; "
-                "export or copy the bundle again",
-            )
-        models.append(data)
-    return Bundle(manifest, tuple(models))
+    files = [_read_file(root, *file) for file in manifest.files()]
+    stages = len(manifest.stages)
+    return Bundle(manifest, tuple(files[:stages]), *files[stages:])
+
+
+def _read_file(root: Path, where: str, file: str, expected: str) -> bytes:
+    path = root / file
+    try:
+        if not path.resolve().is_relative_to(root):
+            raise BundleError(f"{where}.file", f"{file!r} leads out of the bundle {root}")
+        data = path.read_bytes()
+    except (OSError, RuntimeError) as error:  # before Python 3.13, a link to itself is a RuntimeError
+        raise BundleError(f"{where}.file", f"cannot read {file!r}: {error}") from error
+    if (digest := sha256(data)) != expected:
+        raise BundleError(
+            f"{where}.sha256",
+            f"{file} has digest {digest}, the manifest says {expected}: the file was changed or cut; "
+            "export or copy the bundle again",
+        )
+    return data
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -137,11 +147,11 @@ def write(folder: Path, manifest: Manifest, models: Mapping[str, bytes]) -> None
             cannot be written.
     """
     folder = folder.absolute()  # "." has no name to put another folder beside
-    for number, stage in enumerate(manifest.stages):
-        if stage.file not in models:
-            raise BundleError(f"stages[{number}].file", f"no bytes were given for {stage.file!r}")
-        if sha256(models[stage.file]) != stage.sha256:
-            raise BundleError(f"stages[{number}].sha256", f"is not the digest of {stage.file!r}")
+    for where, file, digest in manifest.files():
+        if file not in models:
+            raise BundleError(f"{where}.file", f"no bytes were given for {file!r}")
+        if sha256(models[file]) != digest:
+            raise BundleError(f"{where}.sha256", f"is not the digest of {file!r}")
     if folder.exists() and not _replaceable(folder):
         raise BundleError(str(folder), "exists and is not a bundle: name another folder, or remove it")
     try:
@@ -167,10 +177,10 @@ def _replaceable(folder: Path) -> bool:
 
 def _fill(folder: Path, manifest: Manifest, models: Mapping[str, bytes]) -> None:
     """Write the models, then the manifest."""
-    for stage in manifest.stages:
-        path = folder / stage.file
+    for _, file, _ in manifest.files():
+        path = folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_file(path, models[stage.file])
+        _write_file(path, models[file])
     text = json.dumps(manifest.document(), indent=2, ensure_ascii=False) + "\n"
     _write_file(folder / MANIFEST, text.encode())
 

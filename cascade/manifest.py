@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 FORMAT_VERSION: Literal[1] = 1
@@ -18,6 +18,18 @@ FORMAT_VERSION: Literal[1] = 1
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+
+def _stays_inside(value: str) -> str:
+    path = PurePosixPath(value)
+    plain = value == str(path) and "\\" not in value and ":" not in value and "\0" not in value
+    if not plain or path.is_absolute() or ".." in path.parts or not path.name:
+        raise ValueError(f"{value!r} must be a relative POSIX path inside the bundle, like 'stage0.onnx'")
+    return value
+
+
+File = Annotated[str, AfterValidator(_stays_inside)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Frozen(BaseModel):
@@ -56,21 +68,44 @@ class Stage(Frozen):
 
     role: Literal["student", "residual"]
     network: str
-    file: str
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    file: File
+    sha256: Digest
     params: Count
     macs: Count
     input: Tensor
     output: Tensor
 
-    @field_validator("file")
-    @classmethod
-    def _stays_inside(cls, value: str) -> str:
-        path = PurePosixPath(value)
-        plain = value == str(path) and "\\" not in value and ":" not in value and "\0" not in value
-        if not plain or path.is_absolute() or ".." in path.parts or not path.name:
-            raise ValueError(f"{value!r} must be a relative POSIX path inside the bundle, like 'stage0.onnx'")
-        return value
+
+class Value(Frozen):
+    """One input or output of the fused graph; `None` in the shape is an open dimension.
+
+    Attributes:
+        name: its name in the graph.
+        shape: e.g. (None, 10).
+        dtype: element type.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    shape: tuple[Annotated[int, Field(gt=0)] | None, ...]
+    dtype: Literal["float32", "float64", "int32", "int64", "uint8"]
+
+
+class Fused(Frozen):
+    """The whole cascade as one ONNX file, beside the stages it was made of.
+
+    Attributes:
+        file: POSIX path of the file, relative to the bundle, inside it.
+        sha256: digest of the file, 64 hex digits.
+        inputs: images and threshold.
+        outputs: logits, label, exit stage and energy of each sample.
+        pixels: whether preprocessing is in the graph, so that images are uint8, (N, H, W, 3) of any size.
+    """
+
+    file: File
+    sha256: Digest
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    pixels: bool = False
 
 
 class Preprocess(Frozen):
@@ -210,6 +245,7 @@ class Manifest(Frozen):
     calibration: Figures | None = None
     test: Figures | None = None
     provenance: Provenance
+    fused: Fused | None = None
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:
@@ -236,6 +272,25 @@ class Manifest(Frozen):
             if figures is not None and len(figures.exits) != stages:
                 raise _misfit(f"{name}.exits", f"has {len(figures.exits)} entries for {stages} stages")
         return self
+
+    @model_validator(mode="after")
+    def _fused_fits(self) -> Self:
+        if self.fused is None:
+            return self
+        if self.fused.file in [stage.file for stage in self.stages]:
+            raise _misfit("fused.file", f"{self.fused.file!r} is the file of a stage already")
+        if self.fused.pixels and self.preprocess.resize != "stretch":
+            raise _misfit("fused.pixels", f"must be false: no graph does the rule {self.preprocess.resize!r}")
+        return self
+
+    def files(self) -> list[tuple[str, str, str]]:
+        """Every file but the manifest, stages first: the field that names it, its path, its digest."""
+        named: list[tuple[str, Stage | Fused]] = [
+            (f"stages[{place}]", stage) for place, stage in enumerate(self.stages)
+        ]
+        if self.fused is not None:
+            named.append(("fused", self.fused))
+        return [(where, part.file, part.sha256) for where, part in named]
 
     def costs(self) -> list[int]:
         """MACs of each stage, in order."""

@@ -22,24 +22,71 @@ def main() -> None:
 
 
 @main.command("export")
-@click.argument("run", type=FOLDER)
+@click.argument("source", type=FOLDER)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the bundle.")
-@click.option("--name", help="Name of the bundle; default the recipe's.")
-@click.option("--version", default="1", show_default=True, help="Version of the bundle.")
+@click.option("--name", help="Name of the bundle; default the recipe's, or the source's.")
+@click.option("--version", help="Version of the bundle; default 1, or the source's.")
+@click.option("--fused", is_flag=True, help="Put the whole cascade into one more ONNX file, cascade.onnx.")
+@click.option("--pixels", is_flag=True, help="Let cascade.onnx take uint8 images of any size.")
+@click.option(
+    "--triton",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write cascade.onnx into this model repository for Triton too.",
+)
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-def export_command(run: Path, out: Path, name: str | None, version: str, *, quiet: bool) -> None:
-    """Export the finished RUN, calibrate its threshold, check it against torch, and write a bundle."""
+def export_command(
+    source: Path,
+    out: Path,
+    name: str | None,
+    version: str | None,
+    triton: Path | None,
+    *,
+    fused: bool,
+    pixels: bool,
+    quiet: bool,
+) -> None:
+    """Export SOURCE, a finished run or a bundle, and write a bundle.
+
+    A run's networks are exported to ONNX, its threshold calibrated, and the result checked against torch. A bundle's
+    networks and threshold are taken as they are.
+    """
+    if (pixels or triton) and not fused:
+        raise click.UsageError("--pixels and --triton say something of the one file that --fused makes: add --fused")
+    derives = (source / bundle.MANIFEST).is_file()
+    if derives and not fused:
+        raise click.UsageError(f"{source} is a bundle already: say what to make of it, with --fused")
+    try:
+        if not derives:
+            _export_run(source, out, name, version or "1", quiet=quiet)
+        if fused:
+            _export_fused(source if derives else out, out, name, version, triton, pixels=pixels)
+    except CascadeError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _export_run(run: Path, out: Path, name: str | None, version: str, *, quiet: bool) -> None:
     from export.build import build
     from training.run import open_run
 
-    try:
-        built = build(open_run(run), out, name=name, version=version, quiet=quiet)
-    except CascadeError as error:
-        raise click.ClickException(str(error)) from error
+    built = build(open_run(run), out, name=name, version=version, quiet=quiet)
     click.echo(
         f"wrote {out}: {len(built.manifest.stages)} stages, threshold {built.manifest.exit.threshold:.6f}; same logits "
         f"as torch within {built.parity.largest:.1g} on {built.parity.samples} images, same classes and exits"
     )
+
+
+def _export_fused(
+    source: Path, out: Path, name: str | None, version: str | None, triton: Path | None, *, pixels: bool
+) -> None:
+    from export import onefile
+    from export.triton import write_repository
+
+    made = onefile.export(source, out, pixels=pixels, name=name, version=version)
+    click.echo(
+        f"wrote {out / onefile.FILE}: all {len(made.models)} stages, same logits, classes and exits as one by one"
+    )
+    if triton is not None:
+        click.echo(f"wrote {write_repository(made, triton)}")
 
 
 @main.command("verify")

@@ -1,4 +1,4 @@
-"""Check a bundle without torch: digests, graphs, shapes, and that a sample's answer does not depend on its batch."""
+"""Check a bundle without torch: digests, graphs, shapes, and that a sample's answer depends on no batch and no file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from cascade import bundle
 from cascade.errors import BundleError
 from cascade.manifest import Manifest, Stage
 from cascade.pixels import normalise
+from export import whole
 from export.session import Array, Session, sessions
 
 SAMPLES = 7
@@ -36,9 +37,11 @@ def verify(folder: Path) -> Verified:
     noise = np.random.default_rng(0).integers(0, 256, (SAMPLES, 3, rule.size, rule.size), np.uint8)
     images = normalise(noise, rule)
     largest = 0.0
-    for number, (stage, session) in enumerate(zip(read.manifest.stages, sessions(read.models), strict=True)):
+    stages = sessions(read.models)
+    for number, (stage, session) in enumerate(zip(read.manifest.stages, stages, strict=True)):
         check_signature(stage, session, f"stages[{number}]")
         largest = max(largest, _batch_difference(session, images, len(read.manifest.labels), f"stages[{number}]"))
+    whole.check(read, stages, noise)
     return Verified(read.manifest, largest)
 
 
