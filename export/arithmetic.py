@@ -44,9 +44,9 @@ def largest(nodes: Nodes, logits: str, name: str) -> str:
 def network_input(nodes: Nodes, pixels: str, rule: Preprocess) -> str:
     """`cascade.pixels.fit` and `normalise`: (N, H, W, 3) uint8 of any size -> (N, 3, S, S) float32.
 
-    Pixels of the network's own size become the very same floats. Others are resized in uint8 with the weights of Pillow,
-    borders included; but onnxruntime goes along rows first, where Pillow begins with the cheaper direction, and it rounds
-    some sums the other way.
+    Pixels of the network's own size become the very same floats. Others are resized in uint8 with the weights of
+    Pillow, borders included; but onnxruntime goes along rows first, where Pillow begins with the cheaper direction, and
+    rounds some sums the other way.
 
     Args:
         nodes: where they go.

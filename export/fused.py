@@ -2,9 +2,8 @@
 
 The first student runs on the whole batch. For each later stage the graph finds the rows that go on; inside an `If`,
 which is skipped where none does, it gathers their images, runs the stage on them alone, and scatters sums and energies
-back. A row that has left keeps the energy it left with, which exceeds its threshold for good. So the branches stand side
-by side and not within each other, and a cascade may have as many stages as a manifest allows: protobuf reads messages no
-more than a hundred deep, which is some thirty nested stages.
+back. The branches stand side by side and not within each other, so that a cascade may have as many stages as a manifest
+allows: protobuf reads messages no more than a hundred deep, which is some thirty nested stages.
 
 A stage's weights are initialisers of its own branch. Where they lie in the outer graph, onnxruntime does not treat them
 as constants when it optimises the branch, and fuses nothing.
@@ -84,11 +83,11 @@ def fuse(
     logits = nodes.embed(models[0].graph, images)
     rows = Rows(images, logits, energy(nodes, logits))
     limits = _limits(nodes, len(models) - 1)
-    left = nodes(
-        "ConstantOfShape", nodes("Shape", rows.energy), value=helper.make_tensor("", TensorProto.INT32, [1], [0])
-    )
+    zero = helper.make_tensor("zero", TensorProto.INT32, [1], [0])
+    left, going = nodes("ConstantOfShape", nodes("Shape", rows.energy), value=zero), ""
     for number, (model, limit) in enumerate(zip(models[1:], limits, strict=True), start=1):
-        going = goes_on(nodes, rows.energy, limit)
+        stays = goes_on(nodes, rows.energy, limit)
+        going = nodes("And", going, stays) if going else stays
         left = nodes("Add", left, nodes.cast(going, TensorProto.INT32))
         rows = _with_stage(nodes, number, model, rows, going, definition)
     nodes("Identity", rows.logits, name=LOGITS)
@@ -205,9 +204,8 @@ def _prepared(stage: ModelProto, opset: int, number: int) -> ModelProto:
         same = plain if _opset(plain) == opset else version_converter.convert_version(plain, opset)
         return compose.add_prefix(same, f"stage{number}/")
     except Exception as error:  # the converter's own errors share no public base
-        raise BundleError(
-            f"stages[{number}].file", f"cannot be made part of a graph of opset {opset}: {error}"
-        ) from error
+        where = f"stages[{number}].file"
+        raise BundleError(where, f"cannot be made part of a graph of opset {opset}: {error}") from error
 
 
 def _sizes(stages: Sequence[ModelProto]) -> tuple[int, int]:
@@ -217,8 +215,8 @@ def _sizes(stages: Sequence[ModelProto]) -> tuple[int, int]:
         if signature != found[0] or not _is_classifier(*signature):
             raise BundleError(
                 f"stages[{number}].file",
-                f"maps {signature[0]} to {signature[1]}; a stage maps one [N, 3, S, S] of float32 to one [N, K], and all "
-                "stages have the same S and K",
+                f"maps {signature[0]} to {signature[1]}; a stage maps one [N, 3, S, S] of float32 to one [N, K], and "
+                "all stages have the same S and K",
             )
     size, classes = found[0][0][0][3], found[0][1][0][1]
     assert isinstance(size, int)

@@ -82,8 +82,8 @@ def _value(tensor: object) -> Value:
 def check(bundle: Bundle, stages: Sequence[Session], pixels: Pixels) -> None:
     """Run the fused file, if there is one, beside the stages: same exits and classes, same logits and energies.
 
-    Thresholds are such that all samples leave at once, that none does, and, for each stage, that of its energies the two
-    with most between them are parted, so that no rounding decides.
+    Thresholds are such that all samples leave at once, that none does, and, for each stage, that the two neighbours
+    furthest apart among its energies are parted, so that no rounding decides.
 
     Args:
         bundle: read.
