@@ -138,8 +138,7 @@ def tiny_bundle(stages: int = 3, size: int = 8, **manifest: Any) -> Bundle:
 def write_tiny_bundle(folder: Path, **kwargs: Any) -> Bundle:
     """The same, on disk."""
     bundle = tiny_bundle(**kwargs)
-    files = {stage.file: model for stage, model in zip(bundle.manifest.stages, bundle.models, strict=True)}
-    write(folder, bundle.manifest, files)
+    write(folder, bundle.manifest, bundle.files())
     return bundle
 
 

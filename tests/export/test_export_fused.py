@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -199,6 +201,17 @@ def test_each_branch_holds_its_own_stages_weights_and_the_outer_graph_none_of_th
         True
     ] * 2
     assert not any(name.startswith(("stage1/", "stage2/")) for name in outer)
+
+
+def test_onnxruntime_fuses_inside_a_branch_what_it_fuses_outside(tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    model = fuse([load(each, "stage") for each in real(2)], "summed").SerializeToString()
+    onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    graph = onnx.load(tmp_path / "optimised.onnx").graph
+    branch = next(helper.get_node_attr_value(node, "then_branch") for node in graph.node if node.op_type == "If")
+    assert [[node.op_type for node in each.node].count("FusedConv") for each in (graph, branch)] == [1, 1]
 
 
 def test_the_file_says_what_it_was_told_to() -> None:
