@@ -136,7 +136,7 @@ def _limits(nodes: Nodes, count: int) -> list[str]:
     if count < 2:
         return [nodes("Squeeze", THRESHOLD, nodes.integers(1))] * count
     columns = nodes("Expand", THRESHOLD, nodes.integers(1, count))
-    return [nodes("Gather", columns, nodes.constant(np.int64(column)), axis=1) for column in range(count)]
+    return [nodes("Gather", columns, nodes.constant(np.array(column, np.int64)), axis=1) for column in range(count)]
 
 
 def _signed(nodes: Nodes, size: int, classes: int, *, of_pixels: bool) -> GraphProto:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from cascade.bundle import write
@@ -59,7 +60,12 @@ def lookup(table: Floats) -> onnx.ModelProto:
 
     What names no row fails, so that a run on images that should have left is noticed.
     """
-    arrays = {"table": table, "start": np.zeros(3, np.int64), "end": np.ones(3, np.int64), "axes": np.array([1, 2, 3])}
+    arrays: dict[str, NDArray[Any]] = {
+        "table": table,
+        "start": np.zeros(3, np.int64),
+        "end": np.ones(3, np.int64),
+        "axes": np.array([1, 2, 3]),
+    }
     nodes = [
         helper.make_node("Slice", ["image", "start", "end", "axes"], ["pixel"]),
         helper.make_node("Squeeze", ["pixel", "axes"], ["value"]),

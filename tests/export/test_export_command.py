@@ -127,7 +127,7 @@ def test_a_name_that_is_no_name_fails_to_export_with_status_1(student_alone: Run
 
 def test_a_bundle_gets_its_cascade_in_one_file_and_as_a_model_for_triton(tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path / "source")
-    options = ["--fused", "--pixels", "--triton", tmp_path / "models"]
+    options = ("--fused", "--pixels", "--triton", str(tmp_path / "models"))
     result = rescade("export", tmp_path / "source", "--out", tmp_path / "made", *options)
     assert result.exit_code == 0, result.output
     assert "all 3 stages, same logits, classes and exits" in result.stdout

@@ -23,6 +23,7 @@ from cascade.exits import Floats, energy
 from cascade.replay import Replay, replay
 from export.fused import fuse, load
 from export.session import Session, opened
+from export.staged import staged
 from export.whole import Whole
 from tests.builders import FakeRuntime, onnx_model, random_inputs
 from tests.export.graphs import classifier, lookup
@@ -176,6 +177,14 @@ def test_networks_answer_in_one_graph_what_they_answer_one_by_one(stages: int, d
         assert np.allclose(found.logits, expected.logits, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("definition", DEFINITIONS)
+@pytest.mark.parametrize("threshold", [-1.0, 0.6, 0.9, INFINITY])
+def test_stages_run_one_by_one_answer_what_replay_answers(definition: EnergyDefinition, threshold: float) -> None:
+    stages = [Session(lookup(table).SerializeToString(), "stage") for table in tables(3)]
+    found = staged(stages, FakeRuntime.images(range(SAMPLES)), threshold, definition)
+    assert same(replay(tables(3), threshold, definition), found)
+
+
 def test_the_reference_implementation_of_onnx_gives_the_same_within_a_hundred_thousandth() -> None:
     from onnx.reference import ReferenceEvaluator
 
@@ -183,7 +192,8 @@ def test_the_reference_implementation_of_onnx_gives_the_same_within_a_hundred_th
     model = fuse([load(each, "stage") for each in real(3)], "summed")
     expected = Whole(model.SerializeToString()).run(images, threshold)
     feeds = {"images": images, "threshold": np.array([[threshold]])}
-    logits, labels, stages, energies = ReferenceEvaluator(model).run(None, feeds)
+    found: list[Any] = list(ReferenceEvaluator(model).run(None, feeds))
+    logits, labels, stages, energies = found
     assert stages.tolist() == expected.stages.tolist()
     assert labels.tolist() == expected.classes.tolist()
     assert np.allclose(logits, expected.logits, rtol=0, atol=1e-5)
