@@ -17,18 +17,13 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import onnx
-from google.protobuf.message import DecodeError
 from onnx import (
     GraphProto,
     ModelProto,
     TensorProto,
     ValueInfoProto,
     checker,
-    compose,
     helper,
-    inliner,
-    version_converter,
 )
 
 from cascade.combine import EnergyDefinition
@@ -36,8 +31,8 @@ from cascade.errors import BundleError
 from cascade.manifest import Preprocess
 from export.arithmetic import energy, goes_on, largest, network_input
 from export.nodes import Nodes
+from export.parts import alike, sizes
 
-OPSET = 18  # the first with an antialiased Resize, and with the axes of every reduction as an input
 IMAGES, THRESHOLD = "images", "threshold"
 LOGITS, LABEL, EXIT_STAGE, ENERGY = "logits", "label", "exit_stage", "energy"
 
@@ -76,11 +71,12 @@ def fuse(
     """
     if pixels is not None and pixels.resize != "stretch":
         raise BundleError("preprocess.resize", f"{pixels.resize!r} cannot be put into a graph: only 'stretch' can")
-    models = _alike(stages)
-    size, classes = _sizes(models)
+    models = alike(stages)
+    size, classes = sizes(models)
     nodes = Nodes()
     images = IMAGES if pixels is None else network_input(nodes, IMAGES, pixels)
-    logits = nodes.embed(models[0].graph, images)
+    nodes("Identity", images, name=models[0].graph.input[0].name)
+    logits = _embedded(nodes, models[0], "N")
     rows = Rows(images, logits, energy(nodes, logits))
     limits = _limits(nodes, len(models) - 1)
     zero = helper.make_tensor("zero", TensorProto.INT32, [1], [0])
@@ -105,8 +101,9 @@ def _with_stage(
     some = nodes.cast(nodes("Size", places), TensorProto.BOOL)
     then = Nodes(f"join{number}/")
     at = then("Transpose", places, perm=[1, 0])
-    images, before, scores = (then("GatherND", each, at) for each in rows)
-    residual = then.embed(model.graph, images)
+    then("GatherND", rows.images, at, name=model.graph.input[0].name)
+    before, scores = (then("GatherND", each, at) for each in (rows.logits, rows.energy))
+    residual = _embedded(then, model, f"rows{number}")
     total = then("Add", before, residual)
     score = energy(then, total) if definition == "summed" else then("Add", scores, energy(then, residual))
     sums = [then("ScatterND", old, at, new) for old, new in ((rows.logits, total), (rows.energy, score))]
@@ -121,6 +118,19 @@ def _with_stage(
         else_branch=otherwise.graph(f"no_stage{number}", [], _sums(*same)),
     )
     return Rows(rows.images, *names)
+
+
+def _embedded(nodes: Nodes, model: ModelProto, rows: str) -> str:
+    """Put a network where its input has been made, and name the count of rows; gives the name of its logits.
+
+    Without a name for that count, onnxruntime cannot know that both sides of an addition have the same shape, and does
+    not fuse the shortcuts of a network whose channels are no multiple of its blocks.
+    """
+    images = ValueInfoProto()
+    images.CopyFrom(model.graph.input[0])
+    images.type.tensor_type.shape.dim[0].dim_param = rows
+    nodes.shaped(images)
+    return nodes.embed(model.graph)
 
 
 def _sums(logits: str, energies: str) -> list[ValueInfoProto]:
@@ -167,82 +177,3 @@ def _finished(graph: GraphProto, stages: Sequence[ModelProto], notes: Mapping[st
     helper.set_model_props(model, dict(notes))
     checker.check_model(model, full_check=True)
     return model
-
-
-def load(data: bytes, where: str) -> ModelProto:
-    """Read an ONNX file whose weights are inside it.
-
-    Args:
-        data: the file.
-        where: field of the bundle, for messages.
-
-    Raises:
-        BundleError: it is none, or refers to other files.
-    """
-    try:
-        model = onnx.load_model_from_string(data)
-    except DecodeError as error:
-        raise BundleError(where, f"is not an ONNX file: {error}") from error
-    if any(weight.data_location == TensorProto.EXTERNAL for weight in model.graph.initializer):
-        raise BundleError(where, "keeps weights outside the file: save it with its weights inside")
-    return model
-
-
-def _alike(stages: Sequence[ModelProto]) -> list[ModelProto]:
-    """The stages with one opset, without functions, and with names that differ from each other's."""
-    opset = max(OPSET, *(_opset(stage) for stage in stages))
-    return [_prepared(stage, opset, number) for number, stage in enumerate(stages)]
-
-
-def _opset(stage: ModelProto) -> int:
-    return max((entry.version for entry in stage.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-
-
-def _prepared(stage: ModelProto, opset: int, number: int) -> ModelProto:
-    try:
-        plain = inliner.inline_local_functions(stage) if stage.functions else stage
-        same = plain if _opset(plain) == opset else version_converter.convert_version(plain, opset)
-        return compose.add_prefix(same, f"stage{number}/")
-    except Exception as error:  # the converter's own errors share no public base
-        where = f"stages[{number}].file"
-        raise BundleError(where, f"cannot be made part of a graph of opset {opset}: {error}") from error
-
-
-def _sizes(stages: Sequence[ModelProto]) -> tuple[int, int]:
-    """Pixels a side and number of classes, the same in every stage."""
-    found = [_signature(stage.graph) for stage in stages]
-    for number, signature in enumerate(found):
-        if signature != found[0] or not _is_classifier(*signature):
-            raise BundleError(
-                f"stages[{number}].file",
-                f"maps {signature[0]} to {signature[1]}; a stage maps one [N, 3, S, S] of float32 to one [N, K], and "
-                "all stages have the same S and K",
-            )
-    size, classes = found[0][0][0][3], found[0][1][0][1]
-    assert isinstance(size, int)
-    assert isinstance(classes, int)
-    return size, classes
-
-
-Shapes = list[tuple[int | None, ...]]
-
-
-def _signature(graph: GraphProto) -> tuple[Shapes, Shapes]:
-    """Shapes of inputs and outputs; None for what is open. Another type than float32 has no shape."""
-    weights = {weight.name for weight in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in weights]
-    return [_shape(value) for value in inputs], [_shape(value) for value in graph.output]
-
-
-def _shape(value: ValueInfoProto) -> tuple[int | None, ...]:
-    tensor = value.type.tensor_type
-    if tensor.elem_type != TensorProto.FLOAT:
-        return ()
-    return tuple(side.dim_value if side.HasField("dim_value") else None for side in tensor.shape.dim)
-
-
-def _is_classifier(inputs: Shapes, outputs: Shapes) -> bool:
-    if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0]) != 4 or len(outputs[0]) != 2:
-        return False
-    (batch, channels, height, width), (rows, classes) = inputs[0], outputs[0]
-    return batch is rows is None and channels == 3 and height == width is not None and classes is not None

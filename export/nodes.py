@@ -22,6 +22,7 @@ class Nodes:
         self._nodes: list[NodeProto] = []
         self._weights: dict[str, TensorProto] = {}
         self._constants: dict[bytes, str] = {}
+        self._shapes: list[ValueInfoProto] = []
 
     def __call__(self, kind: str, *inputs: str, name: str = "", outputs: Sequence[str] = (), **attributes: Any) -> str:
         """Append a node and give the name of its first output.
@@ -55,13 +56,17 @@ class Nodes:
         """An initialiser of int64 numbers, (n,)."""
         return self.constant(np.array(values, np.int64))
 
-    def embed(self, graph: GraphProto, source: str) -> str:
-        """Take a graph's nodes and weights in, with `source` as its input; gives the name of its output."""
-        self("Identity", source, name=graph.input[0].name)
+    def embed(self, graph: GraphProto) -> str:
+        """Take a graph's nodes and weights in, whose input some node here has made; gives the name of its output."""
         self._nodes.extend(graph.node)
         self._weights.update((weight.name, weight) for weight in graph.initializer)
         return str(graph.output[0].name)
 
     def graph(self, name: str, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto]) -> GraphProto:
         """All of it as a graph."""
-        return helper.make_graph(self._nodes, name, inputs, outputs, list(self._weights.values()))
+        weights = list(self._weights.values())
+        return helper.make_graph(self._nodes, name, inputs, outputs, weights, value_info=self._shapes)
+
+    def shaped(self, value: ValueInfoProto) -> None:
+        """Say the shape of something made here that no inference can know."""
+        self._shapes.append(value)

@@ -11,7 +11,8 @@ from cascade import bundle
 from cascade.bundle import Bundle
 from cascade.manifest import Fused, Manifest
 from export import whole
-from export.fused import fuse, load
+from export.fused import fuse
+from export.parts import load
 from export.session import sessions
 
 FILE = "cascade.onnx"

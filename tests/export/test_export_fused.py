@@ -21,7 +21,8 @@ from cascade.combine import EnergyDefinition
 from cascade.errors import BundleError
 from cascade.exits import Floats, energy
 from cascade.replay import Replay, replay
-from export.fused import fuse, load
+from export.fused import fuse
+from export.parts import load
 from export.session import Session, opened
 from export.staged import staged
 from export.whole import Whole
@@ -250,6 +251,15 @@ def test_a_network_written_with_functions_can_be_part_of_it() -> None:
     assert np.array_equal(found.logits, expected)
 
 
+def test_a_file_that_lists_its_weights_among_its_inputs_can_be_part_of_it() -> None:
+    model = load(onnx_model(), "stage")
+    for weight in reversed(model.graph.initializer):
+        model.graph.input.insert(0, helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
+    images = random_inputs(5)
+    found = Whole(fuse([model], "summed").SerializeToString()).run(images, 0.5)
+    assert np.array_equal(found.logits, Session(onnx_model(), "stage").run(images))
+
+
 OPSETS = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
 
 
@@ -291,6 +301,12 @@ def test_a_stage_that_does_not_fit_the_first_is_named(data: bytes) -> None:
     with pytest.raises(BundleError, match="maps") as caught:
         fuse([load(onnx_model(), "stage"), load(data, "stage")], "summed")
     assert caught.value.field == "stages[1].file"
+
+
+def test_a_first_stage_that_is_no_classifier_of_images_is_named() -> None:
+    with pytest.raises(BundleError, match="a stage maps one") as caught:
+        fuse([load(classifier(inputs=["image", "mask"]), "stage")], "summed")
+    assert caught.value.field == "stages[0].file"
 
 
 def test_a_graph_that_cannot_be_converted_is_named() -> None:

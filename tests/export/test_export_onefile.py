@@ -14,12 +14,16 @@ from cascade import bundle
 from cascade.bundle import Bundle
 from cascade.errors import BundleError
 from cascade.manifest import Fused
-from export.fused import fuse, load
+from cascade.pixels import normalise
+from export.fused import fuse
 from export.onefile import FILE, export, fused_bundle
-from export.session import opened
+from export.parts import load
+from export.session import opened, sessions
+from export.staged import staged
 from export.verify import verify
 from export.whole import Whole, between
 from tests.builders import onnx_model, tiny_bundle, write_tiny_bundle
+from tests.serving import ROOT
 
 pytestmark = pytest.mark.train
 
@@ -80,6 +84,23 @@ def test_a_bundle_with_its_cascade_in_one_file_is_verified(tmp_path: Path, stage
     write_tiny_bundle(tmp_path / "bundle", stages=stages, definition="accumulated")
     made = export(tmp_path / "bundle", tmp_path / "bundle", pixels=pixels)
     assert verify(tmp_path / "bundle").manifest == made.manifest
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10"])
+@pytest.mark.parametrize("pixels", [False, True])
+def test_a_shipped_cascade_in_one_file_is_its_stages_to_the_last_bit(name: str, *, pixels: bool) -> None:
+    read = bundle.read(ROOT / "bundles" / name)
+    made, stages, rule = fused_bundle(read, pixels=pixels), sessions(read.models), read.manifest.preprocess
+    assert made.fused is not None
+    whole = Whole(made.fused)
+    raw = np.random.default_rng(0).integers(0, 256, (17, 3, rule.size, rule.size), np.uint8)
+    given = np.ascontiguousarray(raw.transpose(0, 2, 3, 1)) if pixels else normalise(raw, rule)
+    for threshold in (-1.0, 0.3, 0.5, 0.7, 0.9, 2.0):
+        for size in (1, 2, 17):
+            expected = staged(stages, normalise(raw[:size], rule), threshold, read.manifest.exit.definition)
+            found = whole.run(given[:size], threshold)
+            for part in ("logits", "classes", "stages", "energies"):
+                assert np.array_equal(getattr(found, part), getattr(expected, part))
 
 
 def with_file(folder: Path, model: bytes, **changes: object) -> Path:

@@ -13,8 +13,9 @@ from cascade.errors import BundleError
 from cascade.manifest import Preprocess
 from cascade.pixels import Pixels, fit, normalise, scale_and_shift
 from export.arithmetic import network_input
-from export.fused import fuse, load
+from export.fused import fuse
 from export.nodes import Nodes
+from export.parts import load
 from export.session import Array, opened
 from export.whole import Whole
 from tests.builders import onnx_model
