@@ -40,8 +40,9 @@ def softmax(logits: NDArray[Any]) -> Floats:
         raise BadShape(f"logits must be (batch, classes), not {logits.shape}")
     with np.errstate(invalid="ignore", over="ignore"):  # an infinite logit gives NaN, which goes on to the next stage
         rows = np.ascontiguousarray(logits, np.float32)  # sums over other memory orders are rounded otherwise
-        powers = np.exp(np.subtract(rows, rows.max(axis=1, keepdims=True), dtype=np.float64))
-        result: Floats = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+        powers = np.exp(np.subtract(rows, np.maximum.reduce(rows, axis=1, keepdims=True), dtype=np.float64))
+        powers /= np.add.reduce(powers, axis=1, keepdims=True)
+        result: Floats = powers.astype(np.float32)
     return result
 
 
@@ -62,8 +63,8 @@ def energy(logits: NDArray[Any]) -> Scores:
 
 def norm(shares: Floats) -> Scores:
     """The squared norm of probabilities (B, K) that `softmax` gave: (B,) float64, as `energy` gives it for logits."""
-    squares = np.square(shares, dtype=np.float64)
-    result: Scores = squares.sum(axis=1).astype(np.float32).astype(np.float64)
+    sums = np.add.reduce(np.square(shares, dtype=np.float64), axis=1)  # row by row: einsum rounds by what else is there
+    result: Scores = sums.astype(np.float32).astype(np.float64)
     return result
 
 

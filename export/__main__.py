@@ -23,15 +23,17 @@ def main() -> None:
 
 @main.command("export")
 @click.argument("source", type=FOLDER)
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the bundle.")
-@click.option("--name", help="Name of the bundle; default the recipe's, or the source's.")
-@click.option("--version", help="Version of the bundle; default 1, or the source's.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of what is made.")
+@click.option("--name", help="Name of the bundle; default the recipe's, or the source's with the precision.")
+@click.option("--version", help="Version of the bundle; default the source's, or 1.")
+@click.option("--precision", default="fp32", show_default=True, help="fp32, fp16 or int8; or one a stage: int8,fp32.")
+@click.option("--search", is_flag=True, help="Measure precisions on D_v instead, and write the Pareto front to OUT.")
+@click.option("--recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="What a BUNDLE came from.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Put a value over that recipe's.")
 @click.option("--fused", is_flag=True, help="Put the whole cascade into one more ONNX file, cascade.onnx.")
 @click.option("--pixels", is_flag=True, help="Let cascade.onnx take uint8 images of any size.")
 @click.option(
-    "--triton",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Write cascade.onnx into this model repository for Triton too.",
+    "--triton", type=click.Path(file_okay=False, path_type=Path), help="Write it as a model for Triton here too."
 )
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def export_command(
@@ -39,32 +41,46 @@ def export_command(
     out: Path,
     name: str | None,
     version: str | None,
+    precision: str,
+    recipe: Path | None,
+    settings: tuple[str, ...],
     triton: Path | None,
     *,
+    search: bool,
     fused: bool,
     pixels: bool,
     quiet: bool,
 ) -> None:
-    """Export SOURCE, a finished run or a bundle, and write a bundle.
+    """Make a bundle of SOURCE, a finished run or a bundle in float32, with its own threshold and figures.
 
-    A run's networks are exported to ONNX, its threshold calibrated, and the result checked against torch. A bundle's
-    networks and threshold are taken as they are.
+    A run is checked against torch. A bundle is derived: its networks in other precisions. With --fused the cascade is
+    put into one file as well, and a bundle of any precision is otherwise taken as it is.
     """
     if (pixels or triton) and not fused:
         raise click.UsageError("--pixels and --triton say something of the one file that --fused makes: add --fused")
-    derives = (source / bundle.MANIFEST).is_file()
-    if derives and not fused:
-        raise click.UsageError(f"{source} is a bundle already: say what to make of it, with --fused")
+    if search and fused:
+        raise click.UsageError("--search makes no bundle that --fused could put into one file")
+    is_bundle = (source / bundle.MANIFEST).is_file()
     try:
-        if not derives:
-            _export_run(source, out, name, version or "1", quiet=quiet)
+        if search:
+            from export.search import run_search
+            from export.sources import opened
+
+            run_search(opened(source, recipe, settings, quiet=quiet), out, quiet=quiet)
+        elif is_bundle and fused and precision == "fp32":
+            _fuse(source, out, triton, name=name, version=version, pixels=pixels)
+            return
+        elif is_bundle or precision != "fp32":
+            _derive(source, out, precision, recipe, settings, name=name, version=version, quiet=quiet)
+        else:
+            _build(source, out, name=name, version=version or "1", quiet=quiet)
         if fused:
-            _export_fused(source if derives else out, out, name, version, triton, pixels=pixels)
+            _fuse(out, out, triton, name=None, version=None, pixels=pixels)
     except CascadeError as error:
         raise click.ClickException(str(error)) from error
 
 
-def _export_run(run: Path, out: Path, name: str | None, version: str, *, quiet: bool) -> None:
+def _build(run: Path, out: Path, *, name: str | None, version: str, quiet: bool) -> None:
     from export.build import build
     from training.run import open_run
 
@@ -75,9 +91,7 @@ def _export_run(run: Path, out: Path, name: str | None, version: str, *, quiet: 
     )
 
 
-def _export_fused(
-    source: Path, out: Path, name: str | None, version: str | None, triton: Path | None, *, pixels: bool
-) -> None:
+def _fuse(source: Path, out: Path, triton: Path | None, *, name: str | None, version: str | None, pixels: bool) -> None:
     from export import onefile
     from export.triton import write_repository
 
@@ -87,6 +101,29 @@ def _export_fused(
     )
     if triton is not None:
         click.echo(f"wrote {write_repository(made, triton)}")
+
+
+def _derive(
+    source: Path,
+    out: Path,
+    precision: str,
+    recipe: Path | None,
+    settings: tuple[str, ...],
+    *,
+    name: str | None,
+    version: str | None,
+    quiet: bool,
+) -> None:
+    from export.derive import derive, precisions_of
+    from export.sources import opened
+
+    start = opened(source, recipe, settings, quiet=quiet)
+    kinds = precisions_of(precision, len(start.bundle.models))
+    derived = derive(start.bundle, out, start.splits, kinds, name=name, version=version)
+    click.echo(
+        f"wrote {out}: {', '.join(kinds)}, threshold {derived.manifest.exit.threshold:.6f}; the same class as the "
+        f"float32 cascade for {derived.same_classes:.2%} of the test images"
+    )
 
 
 @main.command("verify")
@@ -100,6 +137,7 @@ def verify_command(folder: Path) -> None:
     click.echo(
         f"{folder} is whole: {verified.manifest.name} {verified.manifest.version}, {len(verified.manifest.stages)} "
         f"stages; logits differ by at most {verified.largest:.1g} between batch 1 and batch 7"
+        f"{'; costs counted' if verified.counted else '; costs not counted, since there is no onnx'}"
     )
 
 

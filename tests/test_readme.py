@@ -24,6 +24,7 @@ RUN_BY = {
     "Open Inference Protocol": "this file",
     "One file": "this file",
     "Several models, and changing them while they serve": "this file",
+    "Precision": "this file, on the bundle of digits",
     "Docker": "this file, as far as that goes without an engine",
 }
 
@@ -102,6 +103,20 @@ def test_the_one_file_is_made_and_asked_as_it_is_written(clone: Path) -> None:
     assert label in set("0123456789")
     assert stage in ("0", "1")
     assert 0.1 <= float(energy) <= 1
+
+
+@pytest.mark.train
+@pytest.mark.slow
+def test_bundles_change_precision_as_the_section_says(clone: Path) -> None:
+    pytest.importorskip("torch")
+    shutil.copytree(ROOT / "training" / "recipes", clone / "training" / "recipes")
+    for line in commands("Precision"):
+        small = line.replace("cifar10_cpu.yaml", "digits.yaml").replace("cifar10", "digits")
+        assert small != line
+        subprocess.run(shlex.split(small), cwd=clone, env=environment(), check=True, timeout=300)
+    manifest = json.loads((clone / "runs" / "int8" / "manifest.json").read_text())
+    assert [stage["precision"] for stage in manifest["stages"]] == ["int8", "int8"]
+    assert (clone / "runs" / "search" / "search.json").is_file()
 
 
 def test_docker_lines_name_what_is_there() -> None:

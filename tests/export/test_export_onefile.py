@@ -86,7 +86,7 @@ def test_a_bundle_with_its_cascade_in_one_file_is_verified(tmp_path: Path, stage
     assert verify(tmp_path / "bundle").manifest == made.manifest
 
 
-@pytest.mark.parametrize("name", ["digits", "cifar10"])
+@pytest.mark.parametrize("name", ["digits", "cifar10", "cifar10-int8"])
 @pytest.mark.parametrize("pixels", [False, True])
 def test_a_shipped_cascade_in_one_file_is_its_stages_to_the_last_bit(name: str, *, pixels: bool) -> None:
     read = bundle.read(ROOT / "bundles" / name)
