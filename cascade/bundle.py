@@ -41,15 +41,17 @@ class Bundle:
         manifest: the description.
         models: one ONNX file a stage, as bytes, digests checked.
         golden: the file of golden samples, as bytes, digest checked; None where the bundle has none.
+        fused: the whole cascade as one ONNX file, if the bundle has it, likewise.
     """
 
     manifest: Manifest
     models: tuple[bytes, ...]
     golden: bytes | None = None
+    fused: bytes | None = None
 
     def files(self) -> dict[str, bytes]:
         """File name in the bundle -> bytes: all but the manifest."""
-        contents = [*self.models, *([] if self.golden is None else [self.golden])]
+        contents = [*self.models, *(data for data in (self.golden, self.fused) if data is not None)]
         return {entry.file: data for (_, entry), data in zip(self.manifest.files(), contents, strict=True)}
 
 
@@ -71,9 +73,9 @@ def read(folder: Path, trusted: Trusted | None = None) -> Bundle:
     """
     manifest = read_manifest(folder, trusted)
     root = folder.resolve()
-    contents = [_read_file(root, folder, field, entry.file, entry.sha256) for field, entry in manifest.files()]
-    stages = len(manifest.stages)
-    return Bundle(manifest, tuple(contents[:stages]), *contents[stages:])
+    contents = {field: _read_file(root, folder, field, entry.file, entry.sha256) for field, entry in manifest.files()}
+    models = tuple(contents[f"stages[{number}]"] for number in range(len(manifest.stages)))
+    return Bundle(manifest, models, contents.get("golden"), contents.get("fused"))
 
 
 def _read_file(root: Path, folder: Path, field: str, name: str, wanted: str) -> bytes:

@@ -79,6 +79,38 @@ class Stage(Frozen):
     precision: Precision = "fp32"
 
 
+class Value(Frozen):
+    """One input or output of the fused graph; `None` in the shape is an open dimension.
+
+    Attributes:
+        name: its name in the graph.
+        shape: e.g. (None, 10).
+        dtype: element type.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    shape: tuple[Annotated[int, Field(gt=0)] | None, ...]
+    dtype: Literal["float32", "float64", "int32", "int64", "uint8"]
+
+
+class Fused(Frozen):
+    """The whole cascade as one ONNX file, beside the stages it was made of.
+
+    Attributes:
+        file: POSIX path of the file, relative to the bundle, inside it.
+        sha256: digest of the file, 64 hex digits.
+        inputs: images and threshold.
+        outputs: logits, label, exit stage and energy of each sample.
+        pixels: whether preprocessing is in the graph, so that images are uint8, (N, H, W, 3) of any size.
+    """
+
+    file: Inside
+    sha256: Sha256
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    pixels: bool = False
+
+
 class Preprocess(Frozen):
     """From a decoded image to a stage's input.
 
@@ -261,6 +293,7 @@ class Manifest(Frozen):
     test: Figures | None = None
     golden: GoldenFile | None = None
     provenance: Provenance
+    fused: Fused | None = None
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:
@@ -289,22 +322,26 @@ class Manifest(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _golden_fits(self) -> Self:
-        if self.golden is None:
-            return self
-        if self.golden.file in [stage.file for stage in self.stages]:
-            raise _misfit("golden.file", f"{self.golden.file!r} is the file of a stage already")
-        if len(self.golden.tolerance) != len(self.stages):
+    def _beside_the_stages_fit(self) -> Self:
+        taken = [stage.file for stage in self.stages]
+        for field, entry in self._beside_the_stages():
+            if entry.file in taken:
+                raise _misfit(f"{field}.file", f"{entry.file!r} is the file of something else already")
+            taken.append(entry.file)
+        if self.golden is not None and len(self.golden.tolerance) != len(self.stages):
             why = f"has {len(self.golden.tolerance)} entries for {len(self.stages)} stages"
             raise _misfit("golden.tolerance", why)
+        if self.fused is not None and self.fused.pixels and self.preprocess.resize != "stretch":
+            raise _misfit("fused.pixels", f"must be false: no graph does the rule {self.preprocess.resize!r}")
         return self
 
-    def files(self) -> list[tuple[str, Stage | GoldenFile]]:
-        """Every file beside the manifest, with the field that declares it, e.g. `stages[0]`."""
-        declared: list[tuple[str, Stage | GoldenFile]] = [
-            (f"stages[{number}]", stage) for number, stage in enumerate(self.stages)
-        ]
-        return declared if self.golden is None else [*declared, ("golden", self.golden)]
+    def _beside_the_stages(self) -> list[tuple[str, GoldenFile | Fused]]:
+        found = (("golden", self.golden), ("fused", self.fused))
+        return [(field, entry) for field, entry in found if entry is not None]
+
+    def files(self) -> list[tuple[str, Stage | GoldenFile | Fused]]:
+        """Every file beside the manifest, stages first, with the field that declares it, e.g. `stages[0]`."""
+        return [*((f"stages[{number}]", stage) for number, stage in enumerate(self.stages)), *self._beside_the_stages()]
 
     def costs(self) -> list[int]:
         """MACs of each stage, in order."""

@@ -30,6 +30,11 @@ def main() -> None:
 @click.option("--search", is_flag=True, help="Measure precisions on D_v instead, and write the Pareto front to OUT.")
 @click.option("--recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="What a BUNDLE came from.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Put a value over that recipe's.")
+@click.option("--fused", is_flag=True, help="Put the whole cascade into one more ONNX file, cascade.onnx.")
+@click.option("--pixels", is_flag=True, help="Let cascade.onnx take uint8 images of any size.")
+@click.option(
+    "--triton", type=click.Path(file_okay=False, path_type=Path), help="Write it as a model for Triton here too."
+)
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def export_command(
     source: Path,
@@ -39,25 +44,38 @@ def export_command(
     precision: str,
     recipe: Path | None,
     settings: tuple[str, ...],
+    triton: Path | None,
     *,
     search: bool,
+    fused: bool,
+    pixels: bool,
     quiet: bool,
 ) -> None:
     """Make a bundle of SOURCE, a finished run or a bundle in float32, with its own threshold and figures.
 
-    A run is checked against torch. A bundle is derived: its networks in other precisions.
+    A run is checked against torch. A bundle is derived: its networks in other precisions. With --fused the cascade is
+    put into one file as well, and a bundle of any precision is otherwise taken as it is.
     """
-    from export.sources import is_bundle, opened
-
+    if (pixels or triton) and not fused:
+        raise click.UsageError("--pixels and --triton say something of the one file that --fused makes: add --fused")
+    if search and fused:
+        raise click.UsageError("--search makes no bundle that --fused could put into one file")
+    is_bundle = (source / bundle.MANIFEST).is_file()
     try:
         if search:
             from export.search import run_search
+            from export.sources import opened
 
             run_search(opened(source, recipe, settings, quiet=quiet), out, quiet=quiet)
-        elif is_bundle(source) or precision != "fp32":
+        elif is_bundle and fused and precision == "fp32":
+            _fuse(source, out, triton, name=name, version=version, pixels=pixels)
+            return
+        elif is_bundle or precision != "fp32":
             _derive(source, out, precision, recipe, settings, name=name, version=version, quiet=quiet)
         else:
             _build(source, out, name=name, version=version or "1", quiet=quiet)
+        if fused:
+            _fuse(out, out, triton, name=None, version=None, pixels=pixels)
     except CascadeError as error:
         raise click.ClickException(str(error)) from error
 
@@ -71,6 +89,18 @@ def _build(run: Path, out: Path, *, name: str | None, version: str, quiet: bool)
         f"wrote {out}: {len(built.manifest.stages)} stages, threshold {built.manifest.exit.threshold:.6f}; same logits "
         f"as torch within {built.parity.largest:.1g} on {built.parity.samples} images, same classes and exits"
     )
+
+
+def _fuse(source: Path, out: Path, triton: Path | None, *, name: str | None, version: str | None, pixels: bool) -> None:
+    from export import onefile
+    from export.triton import write_repository
+
+    made = onefile.export(source, out, pixels=pixels, name=name, version=version)
+    click.echo(
+        f"wrote {out / onefile.FILE}: all {len(made.models)} stages, same logits, classes and exits as one by one"
+    )
+    if triton is not None:
+        click.echo(f"wrote {write_repository(made, triton)}")
 
 
 def _derive(

@@ -123,6 +123,7 @@ def derive(
         "calibration": _figures(own, rule, source.manifest.calibration),
         "test": _figures(test, rule, source.manifest.test),
         "provenance": _provenance(source.manifest.provenance, quantiser if "int8" in precisions else None),
+        "fused": None,  # that file is of the networks as they were
     }
     manifest = bundle.parse(source.manifest.model_copy(update={**changes, "golden": None}).document())
     candidates = np.ascontiguousarray(splits.dv.pixels[: golden.CANDIDATES].transpose(0, 2, 3, 1))

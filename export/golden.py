@@ -6,6 +6,7 @@ Source of the rule by which they are chosen: `cascade.golden.choose`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def add(folder: Path, images: Pixels) -> Manifest:
     inputs = normalise(np.ascontiguousarray(some.transpose(0, 3, 1, 2)), read.manifest.preprocess)
     stages = sessions(read.models)
     stage_logits = [session.in_batches(inputs, 100) for session in stages]
-    made = make(read.manifest, read.models, some, stage_logits, stages)
+    made = replace(make(read.manifest, read.models, some, stage_logits, stages), fused=read.fused)
     bundle.write(folder, made.manifest, made.files())
     return made.manifest
 

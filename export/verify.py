@@ -21,6 +21,7 @@ from cascade.golden import unpack
 from cascade.manifest import Manifest, Stage
 from cascade.pixels import normalise
 from cascade.signature import Trusted
+from export import whole
 from export.session import Array, Session, sessions
 
 SAMPLES = 7
@@ -71,6 +72,7 @@ def check(read: Bundle) -> Verified:
     for number, (stage, session) in enumerate(zip(read.manifest.stages, stages, strict=True)):
         check_signature(stage, session, f"stages[{number}]")
         largest = max(largest, _batch_difference(session, images, len(read.manifest.labels), f"stages[{number}]"))
+    whole.check(read, stages, noise)
     counted = importlib.util.find_spec("onnx") is not None
     if counted:
         _check_costs(read)

@@ -1,4 +1,4 @@
-"""CIFAR-10 bundles on the 10,000 real test images, by every protocol: the label and exit of each are those of replay.
+"""CIFAR-10 bundles on the 10,000 real test images, by every protocol and in one file: what replay says of each.
 
 The bundles are bundles/cifar10 and bundles/cifar10-int8, or the one that CIFAR10_BUNDLE names.
 """
@@ -166,6 +166,31 @@ def test_every_test_image_gets_the_label_and_the_exit_of_replay(
     found = asyncio.run(ask_all(connect, ask, read.manifest.name, bodies))
     assert [label for label, _ in found] == [read.manifest.labels[place] for place in expected.classes]
     assert [stage for _, stage in found] == expected.stages.tolist()
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_one_file_answers_every_test_image_to_the_last_bit_as_replay_and_the_stages_do(
+    read: Bundle, expected: Replay, cifar10_images: list[Path], *, pixels: bool
+) -> None:
+    pytest.importorskip("onnx")
+    from export.onefile import fused_bundle
+    from export.session import sessions
+    from export.staged import staged
+    from export.whole import Whole
+
+    rule, leave = read.manifest.preprocess, read.manifest.exit
+    made = fused_bundle(read, pixels=pixels)
+    assert made.fused is not None
+    whole, stages = Whole(made.fused), sessions(read.models)
+    for start in range(0, len(cifar10_images), 64):
+        raw = np.stack([to_pixels(Image.open(path), rule) for path in cifar10_images[start : start + 64]])
+        inputs = normalise(raw, rule)
+        fused = whole.run(np.ascontiguousarray(raw.transpose(0, 2, 3, 1)) if pixels else inputs, leave.threshold)
+        one_by_one = staged(stages, inputs, leave.threshold, leave.definition)
+        for name in ("logits", "classes", "stages", "energies"):
+            found = getattr(fused, name)
+            assert np.array_equal(found, getattr(one_by_one, name))
+            assert np.array_equal(found, getattr(expected, name)[start : start + 64])
 
 
 def test_the_manifest_says_what_the_bundle_does_on_the_test_images(

@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.readme import commands, sections
-from tests.serving import ROOT, environment, served
+from tests.readme import commands, programs, sections
+from tests.serving import RESCADE, ROOT, environment, served
 
 RUN_BY = {
     "Two commands": "scripts/test itself, which runs scripts/demo, and scripts/test-wheel in an environment of its own",
     "Step by step": "tests/test_end_to_end.py",
     "Open Inference Protocol": "this file",
+    "One file": "this file",
     "Several models, and changing them while they serve": "this file",
     "Precision": "this file, on the bundle of digits",
     "Trust": "this file",
@@ -88,6 +90,22 @@ def test_several_models_are_changed_while_they_serve(clone: Path, monkeypatch: p
     assert [row["result"] for row in reloaded["bundles"]] == ["kept", "kept"]
     assert patched["new"] == {"threshold": 0.8, "max_stage": 1}
     assert managed["models"][0]["controls"] == {"threshold": 0.8, "max_stage": 1}
+
+
+def test_the_one_file_is_made_and_asked_as_it_is_written(clone: Path) -> None:
+    pytest.importorskip("onnx")
+    (command,) = commands("One file")
+    made = subprocess.run(
+        [*RESCADE, *shlex.split(command)[1:]], cwd=clone, env=environment(), capture_output=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    (program,) = programs("One file")
+    asked = subprocess.run([sys.executable, "-c", program], cwd=clone, capture_output=True, text=True, check=False)
+    assert asked.returncode == 0, asked.stderr
+    label, stage, energy = asked.stdout.split()
+    assert label in set("0123456789")
+    assert stage in ("0", "1")
+    assert 0.1 <= float(energy) <= 1
 
 
 @pytest.mark.train

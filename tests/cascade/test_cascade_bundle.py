@@ -20,7 +20,7 @@ from tests.builders import (
     write_golden_bundle,
     write_tiny_bundle,
 )
-from tests.cascade.documents import FIGURES, MODELS, put
+from tests.cascade.documents import FIGURES, FUSED, MODELS, put
 
 
 class Disk(dict[str, bytes]):
@@ -159,6 +159,46 @@ def test_the_manifest_alone_can_be_read_without_the_models(folder: Path) -> None
 
 def test_a_digest_is_that_of_the_standard_tools() -> None:
     assert sha256(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.fixture
+def fused(tmp_path: Path) -> Path:
+    """A good bundle on disk that has its cascade in one file too, which is stage 0 here."""
+    manifest = parse(put("fused", FUSED))
+    write(tmp_path / "fused", manifest, {**Disk(manifest), "cascade.onnx": MODELS[0]})
+    return tmp_path / "fused"
+
+
+def test_a_fused_file_is_written_and_read_with_the_stages(fused: Path) -> None:
+    found = read(fused)
+    assert found.fused == MODELS[0]
+    assert found.models == tuple(MODELS)
+    assert contents(fused) == {**found.files(), "manifest.json": (fused / "manifest.json").read_bytes()}
+
+
+def test_a_changed_fused_file_is_noticed(fused: Path) -> None:
+    (fused / "cascade.onnx").write_bytes(MODELS[1])
+    with pytest.raises(BundleError, match="was changed or cut") as caught:
+        read(fused)
+    assert caught.value.field == "fused.sha256"
+
+
+def test_a_missing_fused_file_is_named(fused: Path) -> None:
+    (fused / "cascade.onnx").unlink()
+    with pytest.raises(BundleError, match=r"cannot read 'cascade\.onnx'") as caught:
+        read(fused)
+    assert caught.value.field == "fused.file"
+
+
+def test_a_fused_file_that_was_not_given_is_named(tmp_path: Path) -> None:
+    manifest = parse(put("fused", FUSED))
+    with pytest.raises(BundleError, match="no bytes were given") as caught:
+        write(tmp_path / "bundle", manifest, Disk(manifest))
+    assert caught.value.field == "fused.file"
+
+
+def test_the_files_of_a_bundle_without_a_fused_one_are_its_stages(folder: Path) -> None:
+    assert read(folder).files() == dict(zip(["stage0.onnx", "stage1.onnx", "stage2.onnx"], MODELS, strict=True))
 
 
 def test_an_older_bundle_is_replaced_whole(folder: Path) -> None:
