@@ -207,7 +207,7 @@ class Profile(Frozen):
             1 - `delta`), `cost` and `latency` (the most accurate within `budget`).
         thresholds: one for all stages, or one for each but the last.
         certified: whether the rule is kept with the probability that it names; if not, nothing is promised, and where
-            something should have been, the thresholds are those of the full cascade.
+            nothing could be, the thresholds are those of the full cascade.
         method: how they were found, in words.
         eps: what may be lost: accuracy, or agreement with the full cascade.
         delta: probability, over the draw of the calibration samples, that more is lost.
