@@ -41,7 +41,7 @@ class Trace:
     @property
     def stages(self) -> int:
         """How many stages there are."""
-        return self.energies.shape[1]
+        return int(self.energies.shape[1])
 
     def leaving(self, threshold: Threshold) -> Stages:
         """The stage at which each sample leaves: (N,) int64.

@@ -62,14 +62,16 @@ def difference_p(losses: Any, gains: Any, samples: Any, eps: float, beta: float)
         eps: in (0, 1).
         beta: share of the error budget for the nuisance parameter; fixed beforehand.
     """
-    losses, gains, samples = np.broadcast_arrays(*(np.asarray(each, np.int64) for each in (losses, gains, samples)))
-    most = upper_limit(gains, samples, beta)
-    difference = losses - gains
-    usable = (difference + 1 <= np.floor((samples - 1) * eps)) & (most <= (1 - eps) ** 2 / 4) & (samples > 0)
-    p = np.ones(losses.shape, np.float64)
+    arrays = np.broadcast_arrays(*(np.asarray(each, np.int64) for each in (losses, gains, samples)))
+    cases, which = np.unique(np.stack([each.ravel() for each in arrays]), axis=1, return_inverse=True)
+    lost, gained, drawn = cases
+    most, difference = upper_limit(gained, drawn, beta), lost - gained
+    usable = (difference + 1 <= np.floor((drawn - 1) * eps)) & (most <= (1 - eps) ** 2 / 4) & (drawn > 0)
+    p = np.ones(len(lost), np.float64)
     if usable.any():
-        p[usable] = beta + _difference_tail(difference[usable], samples[usable], most[usable] + eps, most[usable])
-    return np.minimum(p, 1.0)
+        p[usable] = beta + _difference_tail(difference[usable], drawn[usable], most[usable] + eps, most[usable])
+    result: Values = np.minimum(p, 1.0)[which.ravel()].reshape(arrays[0].shape)
+    return result
 
 
 def _difference_tail(most: Counts, samples: Counts, up: Values, down: Values) -> Values:

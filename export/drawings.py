@@ -168,7 +168,7 @@ def energies(part: Samples, stage: int, words: tuple[str, str]) -> Drawing:
     finite = np.isfinite(values)
 
     def draw(axes: Axes) -> None:
-        edges = np.linspace(0, max(1.0, float(values[finite].max(initial=1.0))), 41)
+        edges = np.linspace(0, max(1.0, float(values[finite].max(initial=1.0))), 41).tolist()
         for chosen, colour, label in ((right, RIGHT, words[0]), (~right, WRONG, words[1])):
             axes.hist(
                 values[chosen & finite], edges, color=colour, alpha=0.35, label=f"{label} ({int(chosen.sum()):,})"

@@ -89,14 +89,14 @@ class Marks:
             weights: (R, N), how often each sample is in each of R calibration sets; default once in one.
         """
         if weights is None:
-            totals = [marks.sum(axis=-1) for marks in (self.left, self.losses, self.gains)]
-            return Counts(*totals, samples=self.left.shape[-1])
+            left, losses, gains = (each.sum(axis=-1) for each in (self.left, self.losses, self.gains))
+            return Counts(left, losses, gains, self.left.shape[-1])
         rows = np.asarray(weights, np.float32)  # exact up to 2^24 samples
-        totals = [
-            np.tensordot(rows, marks.astype(np.float32), (1, 2)).astype(np.int64)
-            for marks in (self.left, self.losses, self.gains)
-        ]
-        return Counts(*totals, samples=int(rows[0].sum()))
+        left, losses, gains = (
+            np.tensordot(rows, each.astype(np.float32), (1, 2)).astype(np.int64)
+            for each in (self.left, self.losses, self.gains)
+        )
+        return Counts(left, losses, gains, int(rows[0].sum()))
 
 
 def marks(traced: Trace, labels: Labels | None, path: Path) -> Marks:
@@ -147,7 +147,8 @@ def p_values(counts: Counts, path: Path, definition: EnergyDefinition, rule: Rul
         plan: made without the certifying samples.
     """
     tested = (np.arange(len(path)) >= plan.starts[..., None])[..., None]
-    shut, losses, gains, samples = _shut(path, definition), counts.losses, counts.gains, counts.left
+    shut: Any = _shut(path, definition)
+    losses, gains, samples = counts.losses, counts.gains, counts.left
     if rule.average:
         shut = shut.all(axis=-1, keepdims=True)
         losses, gains = (each.sum(axis=-1, keepdims=True) for each in (losses, gains))
@@ -205,7 +206,8 @@ def plan(pilot: Counts, samples: int, path: Path, definition: EnergyDefinition, 
         definition: of the energy.
         rule: what is to be kept.
     """
-    shut, left, losses = _shut(path, definition), pilot.left, pilot.losses
+    shut: Any = _shut(path, definition)
+    left, losses = pilot.left, pilot.losses
     if rule.average:
         left = np.full(left.shape[:-1], pilot.samples)[..., None]
         shut, losses = shut.all(axis=-1, keepdims=True), losses.sum(axis=-1, keepdims=True)

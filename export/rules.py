@@ -17,7 +17,7 @@ FORMS = (
     "paper, paper(rho), accuracy(eps, delta), agreement(eps, delta), cost(macs), latency(ms), each with NAME= before "
     "it if you like; accuracy and agreement take `average` as a third word"
 )
-WRITTEN = re.compile(r"(?:(?P<name>[^=()]*)=)?(?P<kind>[a-z]+)(?:\((?P<arguments>[^()]*)\))?")
+WRITTEN = re.compile(r"(?:(?P<name>[^=()]*)=\s*)?(?P<kind>[a-z]+)(?:\((?P<arguments>[^()]*)\))?")
 
 
 @dataclass(frozen=True)
