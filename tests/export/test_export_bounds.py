@@ -50,7 +50,7 @@ def test_a_difference_that_breaks_its_limit_is_rejected_no_more_often_than_the_l
     gains: float, level: float, beyond: float, p: NDArray[np.float64]
 ) -> None:
     up = min(gains + EPS + beyond, 1 - gains)
-    chances = np.array([chance(*pair, up, gains) for pair in OUTCOMES])
+    chances = np.array([chance(lost, gained, up, gains) for lost, gained in OUTCOMES])
     assert chances.sum() == pytest.approx(1)
     assert float(chances[p <= level].sum()) <= level
 

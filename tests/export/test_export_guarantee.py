@@ -7,6 +7,7 @@ import pytest
 
 from cascade.trace import Trace, closed
 from export import guarantee
+from export.bounds import binomial_p, fewest
 from export.guarantee import Counts, Plan
 from export.rules import Rule, parse
 
@@ -124,7 +125,7 @@ def test_the_first_tested_point_lets_enough_leave_for_a_test_to_pass() -> None:
     path, rule = guarantee.grid(2, 5, "summed"), parse("agreement(0.05, 0.1)")
     pilot = guarantee.marks(traced, None, path).counts()
     start = int(guarantee.plan(pilot, 1000, path, "summed", rule).starts)
-    needed = guarantee.fewest(lambda samples: float(guarantee.binomial_p(3, samples, 0.05)), 0.1)
+    needed = fewest(lambda samples: float(binomial_p(3, samples, 0.05)), 0.1)
     expected = pilot.left[:, 0] * 1000 / pilot.samples
     assert expected[start] >= needed > expected[start - 1]
 
