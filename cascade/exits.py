@@ -81,6 +81,11 @@ def exits(scores: Scores, threshold: float | Scores) -> NDArray[np.bool_]:
     return result
 
 
+def at(threshold: Threshold, stage: int) -> float:
+    """The threshold of one stage; the last one has none, and takes that before it."""
+    return threshold[min(stage, len(threshold) - 1)] if isinstance(threshold, tuple) else threshold
+
+
 def per_stage(threshold: Threshold, stages: int) -> tuple[float, ...]:
     """One threshold for each stage but the last.
 

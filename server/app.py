@@ -156,7 +156,7 @@ def open_runtimes(settings: ServerSettings, library: Library) -> tuple[Runtime, 
         BundleError: a bundle is not what its manifest says, or two have the same name and version.
         DeviceUnavailable: the device is not there.
     """
-    return tuple(open_runtime(settings, bundle) for bundle in library.open())
+    return tuple(open_runtime(settings, bundle) for bundle in library.open(settings.profile))
 
 
 def create_app(

@@ -74,6 +74,9 @@ class ServerSettings(BaseSettings):
     threads: Annotated[Positive, Field(description="threads a worker gives to one network on the CPU")] = 1
     decode_threads: Annotated[Positive, Field(description="threads a worker decodes requests in")] = 2
     threshold: Annotated[float | None, Field(description="energy to be exceeded; default: the bundle's own")] = None
+    profile: Annotated[str | None, Field(description="the bundles' thresholds of that name; not with a threshold")] = (
+        None
+    )
     max_body_bytes: Annotated[Positive, Field(description="largest request body")] = 16 * 2**20
     max_buffered_bytes: Annotated[Positive, Field(description="bodies a worker holds at once, together")] = 256 * 2**20
     max_pixels: Annotated[Positive, Field(description="largest image, width times height")] = 25_000_000
@@ -132,6 +135,12 @@ class ServerSettings(BaseSettings):
             raise ValueError(f"max_images {self.max_images} is more than max_queue {self.max_queue} can ever hold")
         if self.max_body_bytes > self.max_buffered_bytes:
             raise ValueError("max_body_bytes is more than max_buffered_bytes can ever hold")
+        return self
+
+    @model_validator(mode="after")
+    def _one_threshold(self) -> Self:
+        if self.threshold is not None and self.profile is not None:
+            raise ValueError("threshold and profile are both given: give one, since a profile is a threshold by name")
         return self
 
     @model_validator(mode="after")
