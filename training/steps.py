@@ -23,6 +23,7 @@ from training.evaluate import Logits, logits_of, summary
 from training.log import Log
 from training.loop import Step, seed_for, train
 from training.methods.base import Networks, find
+from training.models.count import macs
 from training.recipe import Recipe, TeacherConfig
 from training.run import Run, create, open_run
 
@@ -54,19 +55,22 @@ def run_recipe(recipe: Recipe, folder: Path, *, quiet: bool = False) -> Run:
 
 def _rehearse(recipe: Recipe) -> None:
     """Make every network and method once, to fail before the first hour of training, not after it."""
-    teacher = None
+    teacher, size = None, recipe.data.size
     if recipe.teacher is not None:
-        teacher = _rehearsed("teacher", recipe.teacher.model, recipe.teacher.method, Networks(nn.Identity()))
-    student = _rehearsed("student", recipe.student.model, recipe.student.method, Networks(nn.Identity(), teacher))
+        teacher = _rehearsed("teacher", recipe.teacher.model, size, recipe.teacher.method, Networks(nn.Identity()))
+    student = _rehearsed("student", recipe.student.model, size, recipe.student.method, Networks(nn.Identity(), teacher))
     if recipe.residual is not None:
         for model in recipe.residual.models:
-            _rehearsed("residual", model, recipe.residual.method, Networks(nn.Identity(), teacher, (student,)))
+            _rehearsed("residual", model, size, recipe.residual.method, Networks(nn.Identity(), teacher, (student,)))
 
 
-def _rehearsed(part: str, model: str | None, method: dict[str, Any] | None, nets: Networks) -> nn.Module:
+def _rehearsed(part: str, model: str | None, size: int, method: dict[str, Any] | None, nets: Networks) -> nn.Module:
     """One network of a recipe; a teacher from a run has no name yet, one from a file no method."""
     try:
-        net = nn.Identity() if model is None else models.build(model, 2)
+        net: nn.Module = nn.Identity()
+        if model is not None:
+            net = models.build(model, 2, size)
+            macs(net, size)
         if method is not None:
             kind, config = find(method)
             kind(config, Networks(net, nets.teacher, nets.earlier), 1)
@@ -162,7 +166,9 @@ class _Trainer:
             assert config.model is not None, "the recipe's validator asks for both"
             assert config.weights is not None, "the recipe's validator asks for both"
             name = config.model
-            net = checkpoint.load_weights(Path(config.weights).expanduser(), name, self.classes)
+            net = checkpoint.load_weights(
+                Path(config.weights).expanduser(), name, self.classes, self.data.preprocess.size
+            )
         size = self.data.preprocess.size
         with torch.no_grad():
             outputs = net(torch.zeros(1, 3, size, size)).shape[-1]
@@ -204,7 +210,7 @@ class _Trainer:
         """
         if not self.run.is_done(step):
             torch.manual_seed(seed_for(self.recipe.seed, step, "weights"))
-            net = self.device.place(models.build(model, self.classes))
+            net = self.device.place(models.build(model, self.classes, self.data.preprocess.size))
             if start is not None:
                 begin_from(start, net)
             if self.device.compile:
@@ -235,7 +241,8 @@ class _Trainer:
                 "lower schedule.lr, or set schedule.clip"
             )
         if self.device.first:
-            self.run.finish(step, net, model, self.classes, {"model": model, "dv": figures})
+            size = self.data.preprocess.size
+            self.run.finish(step, net, model, self.classes, {"model": model, "dv": figures}, size)
         self.device.wait()
         self.log.say(f"{step}: {model}: accuracy on D_v {figures['accuracy']:.2%}, energy {figures['energy']:.4f}")
 
