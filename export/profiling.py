@@ -14,8 +14,8 @@ from cascade.errors import RecipeError
 from cascade.manifest import Profile
 from export import rules
 from export.heldout import HeldOut, find, from_logits
+from export.latency import measure
 from export.profiles import profile
-from export.timing import measure
 
 DEFAULT = ("paper", "accuracy(0.01, 0.1)", "accuracy(0.02, 0.1)", "agreement(0.01, 0.1)")
 

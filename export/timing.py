@@ -1,48 +1,46 @@
-"""How long each stage of a bundle takes for one image on this machine."""
+"""How long a stage takes an image, one thread on this CPU: rounds in which each contender has its turn; medians."""
 
 from __future__ import annotations
 
-import platform
 import time
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
-import onnxruntime as ort
 
-from cascade.bundle import Bundle
-from export.profiles import Timing
-from export.session import sessions
+from export.session import Array, Session
 
-WARM_UP, RUNS = 20, 200
+BATCHES = (1, 8)
+WINDOW_S = 0.004  # of one contender in one round: long beside the clock, short beside whatever else the machine does
+
+Seconds = dict[int, float]
 
 
-def measure(bundle: Bundle, runs: int = RUNS) -> Timing:
-    """Run each stage at batch 1, on one thread of the CPU, and take the median.
-
-    The stages take turns, so that whatever else the machine does meanwhile falls on all of them.
+def stage_seconds(contenders: Mapping[str, bytes], images: Array, rounds: int = 21) -> dict[str, Seconds]:
+    """Time ONNX files against each other.
 
     Args:
-        bundle: verified.
-        runs: of each stage.
+        contenders: name -> ONNX file.
+        images: (B, 3, S, S) float32, at least as many as the largest batch.
+        rounds: in each, every contender runs for a few milliseconds at every batch size.
+
+    Returns:
+        name -> batch size -> median seconds an image.
     """
-    loaded, side = sessions(bundle.models), bundle.manifest.preprocess.size
-    image = np.random.default_rng(0).normal(size=(1, 3, side, side)).astype(np.float32)
-    took = np.empty((WARM_UP + runs, len(loaded)))
-    for turn in took:
-        for stage, session in enumerate(loaded):
-            began = time.perf_counter()
-            session.run(image)
-            turn[stage] = time.perf_counter() - began
-    medians = np.median(took[WARM_UP:], axis=0) * 1000
-    return Timing(tuple(float(value) for value in medians), hardware())
+    opened = {name: Session(model, name) for name, model in contenders.items()}
+    parts = {batch: np.ascontiguousarray(images[:batch]) for batch in BATCHES}
+    found: dict[str, dict[int, list[float]]] = {name: {batch: [] for batch in BATCHES} for name in opened}
+    for _ in range(rounds):
+        for name, session in opened.items():
+            for batch, part in parts.items():
+                session.run(part)
+                found[name][batch].append(_seconds(session, part) / batch)
+    return {name: {batch: float(np.median(each)) for batch, each in times.items()} for name, times in found.items()}
 
 
-def hardware() -> str:
-    """The processor and what ran on it, for people."""
-    cpu = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
-    except OSError:  # only Linux has it
-        pass
-    return f"{cpu}, one thread, onnxruntime {ort.__version__}, CPU"
+def _seconds(session: Session, images: Array) -> float:
+    runs, began = 0, time.perf_counter()
+    while True:
+        session.run(images)
+        runs += 1
+        if (passed := time.perf_counter() - began) >= WINDOW_S:
+            return passed / runs

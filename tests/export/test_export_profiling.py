@@ -22,10 +22,10 @@ from cascade.replay import replay
 from export.__main__ import main
 from export.build import Built
 from export.heldout import HeldOut, find, from_logits
+from export.latency import measure
 from export.profiles import Timing, mean_cost, profile
 from export.profiling import Wishes, calibrate
 from export.rules import parse
-from export.timing import measure
 from tests.tiny_run import document
 
 pytestmark = pytest.mark.train
@@ -286,7 +286,7 @@ def test_wishes_that_contradict_each_other_are_refused(wishes: Wishes, words: st
 
 
 def test_times_are_measured_for_each_stage(own: Path) -> None:
-    timing = measure(bundle.read(own), runs=3)
+    timing = measure(bundle.read(own), rounds=2)
     assert len(timing.stages_ms) == 3
     assert min(timing.stages_ms) > 0
     assert "onnxruntime" in timing.hardware
