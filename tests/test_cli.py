@@ -27,7 +27,8 @@ def test_help_lists_every_verb_in_the_order_of_the_work() -> None:
     assert result.exit_code == 0
     places = [result.stdout.index(f"  {verb} ") for verb in VERBS]
     assert places == sorted(places)
-    assert list(VERBS) == ["train", "evaluate", "methods", "models", "export", "verify", "show", "serve", "bench"]
+    order = ["train", "evaluate", "methods", "models", "export", "calibrate", "verify", "show", "serve", "bench"]
+    assert list(VERBS) == order
 
 
 def test_help_imports_no_verb() -> None:
