@@ -25,7 +25,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cascade.errors import BundleError
-from cascade.manifest import FORMAT_VERSION, Manifest
+from cascade.manifest import FORMAT_VERSION, READABLE, Manifest
 from cascade.signature import SIGNATURE, Signer, Trusted
 
 MANIFEST = "manifest.json"
@@ -184,10 +184,10 @@ def parse(document: Any) -> Manifest:
     if not isinstance(document, dict):
         raise BundleError(MANIFEST, f"must be a JSON object, not {type(document).__name__}")
     version = document.get("format_version")
-    if version != FORMAT_VERSION or isinstance(version, bool):
+    if version not in READABLE or isinstance(version, bool):
         raise BundleError(
             "format_version",
-            f"this rescade reads format {FORMAT_VERSION}, the bundle has {version!r}; "
+            f"this rescade reads formats {' and '.join(map(str, READABLE))}, the bundle has {version!r}; "
             "use the release that wrote it, or export it again",
         )
     try:
@@ -198,7 +198,7 @@ def parse(document: Any) -> Manifest:
                 "written; copy the bundle again, or take 'digest' out if the change is meant",
             )
         rest = {key: value for key, value in document.items() if key != DIGEST}
-        return Manifest.model_validate_json(json.dumps(rest))
+        return Manifest.model_validate_json(json.dumps({**rest, "format_version": FORMAT_VERSION}))
     except RecursionError as error:
         raise BundleError(MANIFEST, "is nested too deeply for a manifest") from error
     except ValidationError as error:

@@ -13,6 +13,7 @@
     │   ├── SlowRequest         408
     │   ├── NotFound            404
     │   │   └── UnknownModel    404   no model, or no version of it, has that name
+    │   ├── UnknownProfile      400   a model has no thresholds of that name
     │   ├── Conflict            409
     │   ├── Unauthorized        401
     │   ├── Forbidden           403
@@ -129,6 +130,12 @@ class UnknownModel(NotFound):
     """No model, or no version of it, has that name."""
 
     code = "unknown_model"
+
+
+class UnknownProfile(RequestError):
+    """A model has no thresholds of that name."""
+
+    code = "unknown_profile"
 
 
 class Conflict(RequestError):

@@ -22,6 +22,8 @@ from cascade.errors import BadShape
 
 Floats = NDArray[np.float32]
 Scores = NDArray[np.float64]
+Threshold = float | tuple[float, ...]
+"""The energy to be exceeded: one for all stages, or one for each stage but the last."""
 
 
 def softmax(logits: NDArray[Any]) -> Floats:
@@ -82,3 +84,28 @@ def exits(scores: Scores, threshold: float | Scores) -> NDArray[np.bool_]:
     """
     result: NDArray[np.bool_] = np.asarray(scores, np.float64) > np.asarray(threshold, np.float64)
     return result
+
+
+def at(threshold: Threshold, stage: int) -> float:
+    """The threshold of one stage; the last one has none, and takes that before it."""
+    return threshold[min(stage, len(threshold) - 1)] if isinstance(threshold, tuple) else threshold
+
+
+def per_stage(threshold: Threshold, stages: int) -> tuple[float, ...]:
+    """One threshold for each stage but the last.
+
+    Args:
+        threshold: one for all stages, or one for each but the last.
+        stages: of the cascade.
+
+    Raises:
+        BadShape: there are several, and not one for each.
+    """
+    if not isinstance(threshold, tuple):
+        return (threshold,) * (stages - 1)
+    if len(threshold) != stages - 1:
+        raise BadShape(
+            f"{len(threshold)} thresholds for {stages} stages: give one for all, or {stages - 1}, "
+            "one for each stage but the last"
+        )
+    return threshold

@@ -1,9 +1,10 @@
-"""`python -m export export | verify | show | golden | keygen | sign`, also as `rescade export`, ..."""
+"""`python -m export export | calibrate | verify | show | golden | keygen | sign`, also as `rescade export`, ..."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -11,9 +12,11 @@ from rich.console import Console
 from cascade import bundle
 from cascade.errors import CascadeError
 from cascade.keys import read_trusted
-from export.show import tables
+from export.show import profile_table, tables
 from export.trust import FOLDER, KEY, SIGNED, golden_command, golden_line, keygen_command, sign_command
 from export.verify import verify
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.group()
@@ -159,6 +162,35 @@ def show_command(folder: Path, *, as_json: bool) -> None:
         return
     for table in tables(manifest):
         Console().print(table)
+
+
+@main.command("calibrate")
+@click.argument("folder", metavar="BUNDLE", type=FOLDER)
+@click.option("--data", help="Held-out images: a recipe, whose D_v is taken; a folder of class folders; cifar10, ...")
+@click.option("--logits", type=FILE, help="Instead: an .npz file with stage0, stage1, ... (N, K), and labels (N,).")
+@click.option("--rule", "rules", multiple=True, help="What a profile is to keep, e.g. 'accuracy(0.01, 0.1)'.")
+@click.option("--per-stage", is_flag=True, help="Search a threshold for each stage, instead of one for all.")
+@click.option("--seed", default=0, show_default=True, help="Of the draw between samples that search and that certify.")
+@click.option("--latency", is_flag=True, help="Measure the stages at batch 1; a rule latency(ms) does so anyway.")
+@click.option(
+    "--allow-seen", is_flag=True, help="Calibrate on samples that were trained on; nothing is certified then."
+)
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML page with drawings.")
+@click.option("--png", type=click.Path(file_okay=False, path_type=Path), help="Write the drawings into this folder.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def calibrate_command(folder: Path, **options: Any) -> None:
+    """Write profiles into BUNDLE: thresholds under a name, some with a guarantee.
+
+    Rules: paper, accuracy(eps, delta), agreement(eps, delta), cost(macs), latency(ms). A profile of a name that is
+    there already is replaced, the others stay.
+    """
+    from export.profiling import Wishes, calibrate
+
+    try:
+        profiles = calibrate(folder, Wishes(**options))
+    except CascadeError as error:
+        raise click.ClickException(str(error)) from error
+    Console().print(profile_table(profiles))
 
 
 for command in (golden_command, keygen_command, sign_command):

@@ -120,6 +120,7 @@ def derive(
         "version": version or source.manifest.version,
         "stages": stages,
         "exit": rule,
+        "profiles": (),  # what was certified of other networks is not of these
         "calibration": _figures(own, rule, source.manifest.calibration),
         "test": _figures(test, rule, source.manifest.test),
         "provenance": _provenance(source.manifest.provenance, quantiser if "int8" in precisions else None),

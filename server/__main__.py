@@ -92,7 +92,7 @@ def run(settings: ServerSettings) -> str | None:
         from server.workers import supervise
 
         check_free(settings)
-        library.open()
+        library.open(settings.profile)
         with listening(settings) as ports:
             return supervise(settings, ports, library, announce)
     from server.app import open_runtimes

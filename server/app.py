@@ -168,7 +168,7 @@ def open_runtimes(settings: ServerSettings, library: Library) -> tuple[Runtime, 
             version.
         DeviceUnavailable: the device is not there.
     """
-    return tuple(open_runtime(settings, bundle) for bundle in library.open())
+    return tuple(open_runtime(settings, bundle) for bundle in library.open(settings.profile))
 
 
 def create_app(

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from cascade import bundle as bundles
 from cascade.bundle import MANIFEST, Bundle
-from cascade.errors import BundleError, Conflict, NotFound
+from cascade.errors import BundleError, Conflict, NotFound, UnknownProfile
 from cascade.keys import read_trusted
+from cascade.manifest import Manifest
 from cascade.signature import Trusted
 from server.settings import ServerSettings
 
@@ -143,17 +144,23 @@ class Library:
         """What is served, in order."""
         return tuple(self._held.values())
 
-    def open(self) -> tuple[Bundle, ...]:
+    def open(self, profile: str | None = None) -> tuple[Bundle, ...]:
         """Read everything for the first time.
+
+        Args:
+            profile: that every bundle has to have.
 
         Raises:
             BundleError: a bundle is broken or signed by nobody who is trusted, or two have the same name and version.
+            UnknownProfile: a bundle has no profile of that name.
         """
         plan = self.scan()
         if plan.broken:
             first = plan.broken[0]
             field, _, message = first.fault.partition(": ")
             raise BundleError(field, message)
+        for bundle in plan.bundles:
+            check_profile(bundle.manifest, profile)
         self.accept(plan)
         return plan.bundles
 
@@ -292,3 +299,16 @@ def _clash(wanted: Identity, folders: Sequence[Path]) -> str:
     name, version = wanted
     places = " and ".join(map(str, folders))
     return f"version: {name} version {version} is in {places}: give one of them another version"
+
+
+def check_profile(manifest: Manifest, name: str | None) -> None:
+    """Refuse a profile that a bundle does not have; None asks for none.
+
+    Raises:
+        UnknownProfile: there is none of that name; says which there are.
+    """
+    names = [profile.name for profile in manifest.profiles]
+    if name is not None and name not in names:
+        known = ", ".join(names) or "none, `rescade calibrate` writes them"
+        model = f"model {manifest.name!r} {manifest.version}"
+        raise UnknownProfile(f"{model} has no profile {name[:100]!r}: there are {known}")

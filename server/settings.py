@@ -82,6 +82,9 @@ class ServerSettings(BaseSettings):
     threads: Annotated[Positive, Field(description="threads a worker gives to one network on the CPU")] = 1
     decode_threads: Annotated[Positive, Field(description="threads a worker decodes requests in")] = 2
     threshold: Annotated[float | None, Field(description="energy to be exceeded; default: the bundle's own")] = None
+    profile: Annotated[str | None, Field(description="the bundles' thresholds of that name; not with a threshold")] = (
+        None
+    )
     trusted_keys: Annotated[
         Paths | None,
         Field(min_length=1, description="public keys, PEM, one of which must have signed a bundle; default: none need"),
@@ -147,6 +150,12 @@ class ServerSettings(BaseSettings):
             raise ValueError(f"max_images {self.max_images} is more than max_queue {self.max_queue} can ever hold")
         if self.max_body_bytes > self.max_buffered_bytes:
             raise ValueError("max_body_bytes is more than max_buffered_bytes can ever hold")
+        return self
+
+    @model_validator(mode="after")
+    def _one_threshold(self) -> Self:
+        if self.threshold is not None and self.profile is not None:
+            raise ValueError("threshold and profile are both given: give one, since a profile is a threshold by name")
         return self
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ The ONNX files are written with a few lines of protobuf, so that the serving tes
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,18 @@ from cascade.bundle import Bundle, sha256, write
 from cascade.combine import EnergyDefinition
 from cascade.exits import Floats
 from cascade.golden import Golden, pack
-from cascade.manifest import ExitRule, GoldenFile, Manifest, Preprocess, Provenance, Stage, Tensor, ThresholdRule
+from cascade.manifest import (
+    Estimate,
+    ExitRule,
+    GoldenFile,
+    Manifest,
+    Preprocess,
+    Profile,
+    Provenance,
+    Stage,
+    Tensor,
+    ThresholdRule,
+)
 from cascade.pixels import Pixels
 from cascade.replay import replay
 from server.costs import Costs
@@ -106,6 +117,7 @@ def tiny_manifest(
     classes: int = 4,
     name: str = "tiny",
     version: str = "1",
+    profiles: Mapping[str, tuple[float, ...]] | None = None,
     macs: Sequence[int] | None = None,
 ) -> Manifest:
     """A manifest for these model files, named `stage0.onnx`, `stage1.onnx`, ...; costs are round unless given."""
@@ -130,6 +142,25 @@ def tiny_manifest(
         labels=tuple(f"class {index}" for index in range(classes)),
         exit=ExitRule(threshold=threshold, definition=definition, rule=ThresholdRule(name="fixed")),
         provenance=Provenance(dataset="none", recipe="none", created="2026-01-01T00:00:00Z", opset=17, versions={}),
+        profiles=tuple(profile(name, limits, len(stages)) for name, limits in (profiles or {}).items()),
+    )
+
+
+def profile(name: str, thresholds: tuple[float, ...], stages: int) -> Profile:
+    """Thresholds under a name; nobody measured them."""
+    guess = Estimate(value=0.5, low=0, high=1)
+    return Profile(
+        name=name,
+        rule="paper",
+        thresholds=thresholds,
+        certified=False,
+        method="made up",
+        data="none",
+        samples=1,
+        seen="unknown",
+        agreement=guess,
+        macs=guess,
+        exits=(guess,) * stages,
     )
 
 

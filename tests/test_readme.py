@@ -24,6 +24,7 @@ RUN_BY = {
     "Step by step": "tests/test_end_to_end.py",
     "Open Inference Protocol": "this file",
     "One file": "this file",
+    "Thresholds with a guarantee": "tests/export/test_export_profiling.py, with other data",
     "Several models, and changing them while they serve": "this file",
     "Precision": "this file, on the bundle of digits",
     "Trust": "this file",
@@ -88,7 +89,7 @@ def test_several_models_are_changed_while_they_serve(clone: Path, monkeypatch: p
         )
     assert [model["name"] for model in listed["models"]] == ["digits", "other"]
     assert [row["result"] for row in reloaded["bundles"]] == ["kept", "kept"]
-    assert patched["new"] == {"threshold": 0.8, "max_stage": 1}
+    assert patched["new"] == {"threshold": 0.8, "max_stage": 1, "profile": None}
     assert managed["models"][0]["controls"] == {"threshold": 0.8, "max_stage": 1}
 
 

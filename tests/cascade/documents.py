@@ -32,6 +32,33 @@ FUSED: Document = {
     "pixels": False,
 }
 
+ESTIMATE = {"value": 0.9, "low": 0.8, "high": 1.0}
+PROFILE: Document = {
+    "name": "accuracy-1",
+    "rule": "accuracy",
+    "thresholds": [0.8],
+    "certified": True,
+    "method": "in words",
+    "eps": 0.01,
+    "delta": 0.1,
+    "per_exit": True,
+    "budget": None,
+    "rho": None,
+    "data": "held out",
+    "samples": 90,
+    "searched": 10,
+    "seed": 0,
+    "fingerprint": None,
+    "seen": "no",
+    "confidence": 0.95,
+    "accuracy": ESTIMATE,
+    "full_accuracy": ESTIMATE,
+    "agreement": ESTIMATE,
+    "macs": {"value": 12000.0, "low": 11000.0, "high": 13000.0},
+    "exits": [ESTIMATE, ESTIMATE, ESTIMATE],
+    "latency": {"stages_ms": [0.2, 0.2, 0.2], "mean_ms": 0.3, "hardware": "a machine"},
+}
+
 
 def document() -> Document:
     """A manifest of three stages."""

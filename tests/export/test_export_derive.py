@@ -22,6 +22,7 @@ from export.session import sessions
 from export.sources import opened
 from export.splits import Splits, check, load
 from export.verify import verify
+from tests.builders import profile
 from training.data import load as load_for_training
 from training.evaluate import labels_of
 from training.run import Run
@@ -74,6 +75,12 @@ def test_what_calibrates_is_in_training_and_neither_in_dv_nor_in_test(tiny_run: 
     assert len(drawn) == 300
     assert set(drawn) <= trained
     assert not set(drawn) & (others - trained)
+
+
+def test_profiles_of_other_networks_are_not_handed_on(source: Bundle, splits: Splits, tmp_path: Path) -> None:
+    profiles = (profile("mine", (0.5,), len(source.models)),)
+    made = replace(source, manifest=source.manifest.model_copy(update={"profiles": profiles}))
+    assert derive(made, tmp_path / "b", splits, ("fp32",) * 3).manifest.profiles == ()
 
 
 def test_each_stage_has_the_precision_that_was_asked_for(derived: Derived, mixed: Path) -> None:
