@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--deadline-ms", type=float, default=250.0)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--connections", type=int, default=1024)
+    parser.add_argument("--connections", type=int, default=900)
     given = parser.parse_args()
     with serving(given.bundle, "--workers", str(given.workers)) as (process, url):
         bench(url, given.images, "--concurrency", "1", "--duration", "1")
