@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cascade.errors import CascadeError
 from training.evaluate import evaluate
-from training.methods.base import METHODS, import_all
+from training.methods.base import METHODS, described, import_all
 from training.recipe import load
 from training.run import open_run
 from training.steps import run_recipe
@@ -60,9 +60,9 @@ def methods_command() -> None:
     """List the methods that a recipe may name, with their settings."""
     import_all()
     for name, method in sorted(METHODS.items()):
-        source = (method.__doc__ or "").splitlines()[0]
-        settings = ", ".join(f"{key}={field.default}" for key, field in method.Config.model_fields.items())
-        click.echo(f"{name}: {source} {settings}")
+        click.echo(f"{name}: {(method.__doc__ or '').splitlines()[0]}")
+        for line in described(method.Config):
+            click.echo(f"    {line}")
 
 
 if __name__ == "__main__":
