@@ -15,7 +15,7 @@ OWN = "own"
 FULL = "full cascade"
 NEVER_EXITS = 1e9
 """Exceeds every energy: at most 1 when logits are summed, at most the number of stages when energies accumulate."""
-MAX_CONNECTIONS = 512
+MAX_CONNECTIONS = 4096
 MAX_ARRIVALS = 10_000_000
 
 

@@ -36,8 +36,8 @@ def softmax(logits: NDArray[Any]) -> Floats:
         raise BadShape(f"logits must be (batch, classes), not {logits.shape}")
     with np.errstate(invalid="ignore", over="ignore"):  # an infinite logit gives NaN, which goes on to the next stage
         rows = np.ascontiguousarray(logits, np.float32)  # sums over other memory orders are rounded otherwise
-        powers = np.exp(rows - rows.max(axis=1, keepdims=True))
-        result: Floats = powers / powers.sum(axis=1, keepdims=True)
+        result: Floats = np.exp(rows - np.maximum.reduce(rows, axis=1, keepdims=True))
+        result /= np.add.reduce(result, axis=1, keepdims=True)
     return result
 
 
@@ -58,7 +58,8 @@ def energy(logits: NDArray[Any]) -> Scores:
 
 def norm(shares: Floats) -> Scores:
     """The squared norm of probabilities (B, K) that `softmax` gave: (B,) float64, as `energy` gives it for logits."""
-    result: Scores = np.square(shares).sum(axis=1).astype(np.float64)  # einsum rounds by what else is in the batch
+    sums = np.add.reduce(np.square(shares), axis=1)  # row by row: einsum rounds by what else is in the batch
+    result: Scores = sums.astype(np.float64)
     return result
 
 

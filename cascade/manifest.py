@@ -18,6 +18,7 @@ FORMAT_VERSION: Literal[1] = 1
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 class Frozen(BaseModel):
@@ -52,6 +53,7 @@ class Stage(Frozen):
         macs: multiply-accumulates of convolutions and linear layers for one image.
         input: images, (None, C, H, W).
         output: logits, (None, K).
+        precision: of the arithmetic inside; input and output are float32 in any case.
     """
 
     role: Literal["student", "residual"]
@@ -62,6 +64,7 @@ class Stage(Frozen):
     macs: Count
     input: Tensor
     output: Tensor
+    precision: Precision = "fp32"
 
     @field_validator("file")
     @classmethod
@@ -174,6 +177,32 @@ class Figures(Frozen):
     exits: tuple[Share, ...]
 
 
+class Quantiser(Frozen):
+    """How the int8 stages of a bundle were made: unsigned activations with fixed ranges, signed weights a channel.
+
+    Attributes:
+        method: how the range of an activation follows from the calibration images: their extremes, the range of least
+            divergence (entropy), or one that leaves out the outermost.
+        percentile: share in percent inside the range, for `percentile`.
+        images: training images, none of them in D_v, that the ranges were taken from.
+        weight_bits: 8, or 7, whose sums of products cannot saturate on a CPU without VNNI.
+        in_float: what was left in float32 inside the int8 stages: the layers that read the images, what comes after the
+            last map, the additions of shortcuts.
+    """
+
+    method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    percentile: Annotated[float, Field(gt=50, lt=100)] | None = None
+    images: Annotated[int, Field(gt=0)] = 500
+    weight_bits: Literal[7, 8] = 7
+    in_float: tuple[Literal["stem", "classifier", "additions"], ...] = ("stem", "classifier")
+
+    @model_validator(mode="after")
+    def _method_fits(self) -> Self:
+        if (self.method == "percentile") != (self.percentile is not None):
+            raise ValueError("percentile is for method 'percentile', and needed there")
+        return self
+
+
 class Provenance(Frozen):
     """Where a bundle came from.
 
@@ -183,6 +212,7 @@ class Provenance(Frozen):
         created: UTC date and time, ISO 8601.
         opset: ONNX opset of the stage files.
         versions: package -> version.
+        quantiser: how the int8 stages were made, where there are some.
     """
 
     dataset: str
@@ -190,6 +220,7 @@ class Provenance(Frozen):
     created: str
     opset: Annotated[int, Field(gt=0)]
     versions: dict[str, str]
+    quantiser: Quantiser | None = None
 
 
 def _misfit(field: str, why: str) -> PydanticCustomError:

@@ -22,23 +22,77 @@ def main() -> None:
 
 
 @main.command("export")
-@click.argument("run", type=FOLDER)
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the bundle.")
-@click.option("--name", help="Name of the bundle; default the recipe's.")
-@click.option("--version", default="1", show_default=True, help="Version of the bundle.")
+@click.argument("source", type=FOLDER)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of what is made.")
+@click.option("--name", help="Name of the bundle; default the recipe's, or the source's with the precision.")
+@click.option("--version", help="Version of the bundle; default the source's, or 1.")
+@click.option("--precision", default="fp32", show_default=True, help="fp32, fp16 or int8; or one a stage: int8,fp32.")
+@click.option("--search", is_flag=True, help="Measure precisions on D_v instead, and write the Pareto front to OUT.")
+@click.option("--recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="What a BUNDLE came from.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Put a value over that recipe's.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-def export_command(run: Path, out: Path, name: str | None, version: str, *, quiet: bool) -> None:
-    """Export the finished RUN, calibrate its threshold, check it against torch, and write a bundle."""
+def export_command(
+    source: Path,
+    out: Path,
+    name: str | None,
+    version: str | None,
+    precision: str,
+    recipe: Path | None,
+    settings: tuple[str, ...],
+    *,
+    search: bool,
+    quiet: bool,
+) -> None:
+    """Make a bundle of SOURCE, a finished run or a bundle in float32, with its own threshold and figures.
+
+    A run is checked against torch. A bundle is derived: its networks in other precisions.
+    """
+    from export.sources import is_bundle, opened
+
+    try:
+        if search:
+            from export.search import run_search
+
+            run_search(opened(source, recipe, settings, quiet=quiet), out, quiet=quiet)
+        elif is_bundle(source) or precision != "fp32":
+            _derive(source, out, precision, recipe, settings, name=name, version=version, quiet=quiet)
+        else:
+            _build(source, out, name=name, version=version or "1", quiet=quiet)
+    except CascadeError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _build(run: Path, out: Path, *, name: str | None, version: str, quiet: bool) -> None:
     from export.build import build
     from training.run import open_run
 
-    try:
-        built = build(open_run(run), out, name=name, version=version, quiet=quiet)
-    except CascadeError as error:
-        raise click.ClickException(str(error)) from error
+    built = build(open_run(run), out, name=name, version=version, quiet=quiet)
     click.echo(
         f"wrote {out}: {len(built.manifest.stages)} stages, threshold {built.manifest.exit.threshold:.6f}; same logits "
         f"as torch within {built.parity.largest:.1g} on {built.parity.samples} images, same classes and exits"
+    )
+
+
+def _derive(
+    source: Path,
+    out: Path,
+    precision: str,
+    recipe: Path | None,
+    settings: tuple[str, ...],
+    *,
+    name: str | None,
+    version: str | None,
+    quiet: bool,
+) -> None:
+    from export.derive import derive, precisions_of
+    from export.sources import opened
+
+    start = opened(source, recipe, settings, quiet=quiet)
+    kinds = precisions_of(precision, len(start.bundle.models))
+    derived = derive(start.bundle, out, start.splits, kinds, name=name, version=version)
+    click.echo(
+        f"wrote {out}: {', '.join(kinds)}, threshold {derived.manifest.exit.threshold:.6f}; the same class as the "
+        f"float32 cascade for {derived.same_classes:.2%} of the test images"
     )
 
 
@@ -53,6 +107,7 @@ def verify_command(folder: Path) -> None:
     click.echo(
         f"{folder} is whole: {verified.manifest.name} {verified.manifest.version}, {len(verified.manifest.stages)} "
         f"stages; logits differ by at most {verified.largest:.1g} between batch 1 and batch 7"
+        f"{'; costs counted' if verified.counted else '; costs not counted, since there is no onnx'}"
     )
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +19,11 @@ from cascade.figures import Sample, measure
 from cascade.manifest import Manifest, Name, Preprocess, Provenance, Stage, Tensor
 from export import parity
 from export.calibrate import exit_rule
+from export.count import count
+from export.precision import optimised
 from export.session import Array, Session, sessions
 from export.to_onnx import INPUT, OPSET, OUTPUT, to_onnx
+from export.versions import versions
 from training.data import Batches, Data, Split, load
 from training.device import choose
 from training.evaluate import labels_of, logits_of
@@ -31,7 +32,6 @@ from training.recipe import Recipe, Runtime
 from training.run import Run
 
 PARITY_IMAGES = 256
-PACKAGES = ("rescade", "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,13 @@ def build(run: Run, folder: Path, *, name: str | None = None, version: str = "1"
     data = load(recipe.data, quiet=quiet)
     loaded = [run.network(step) for step in run.stages()]
     nets = [net for _, net in loaded]
-    models = [to_onnx(net, data.preprocess.size) for net in track(nets, "exporting", console=console, transient=True)]
+    size = data.preprocess.size
+    models = [optimised(to_onnx(net, size)) for net in track(nets, "exporting", console=console, transient=True)]
+    costs = [_cost(number, net, model, size) for number, (net, model) in enumerate(zip(nets, models, strict=True))]
     stage_sessions = sessions(models)
     teacher = run.network("teacher")[1] if run.is_done("teacher") else None
     samples = {
-        split_name: _measure_split(split_name, split, data, nets, stage_sessions, teacher, console)
+        split_name: _measure_split(split_name, split, data, costs, stage_sessions, teacher, console)
         for split_name, split in (("dv", data.dv), ("test", data.test))
     }
     rule = exit_rule(recipe.exit, samples["dv"], data.dv.fingerprint(), held_out=recipe.data.dv_exclude)
@@ -79,8 +81,8 @@ def build(run: Run, folder: Path, *, name: str | None = None, version: str = "1"
         name=name,
         version=version,
         stages=tuple(
-            _stage(number, network, net, model, data.preprocess, len(data.classes))
-            for number, ((network, net), model) in enumerate(zip(loaded, models, strict=True))
+            _stage(number, network, net, model, cost, data.preprocess, len(data.classes))
+            for number, ((network, net), model, cost) in enumerate(zip(loaded, models, costs, strict=True))
         ),
         preprocess=data.preprocess,
         labels=data.classes,
@@ -113,7 +115,7 @@ def _measure_split(
     name: str,
     split: Split,
     data: Data,
-    nets: Sequence[nn.Module],
+    costs: Sequence[int],
     stages: Sequence[Session],
     teacher: nn.Module | None,
     console: Console,
@@ -130,37 +132,43 @@ def _measure_split(
         split=name,
         labels=labels_of(split),
         stage_logits=[np.concatenate(part) for part in parts],
-        costs=[macs(net, size) for net in nets],
+        costs=costs,
         teacher_logits=None if teacher is None else logits_of([teacher], split, batches)[0],
         teacher_cost=0 if teacher is None else macs(teacher, size),
     )
 
 
-def _stage(number: int, network: str, net: nn.Module, model: bytes, rule: Preprocess, classes: int) -> Stage:
+def _cost(number: int, net: nn.Module, model: bytes, size: int) -> int:
+    """What the exported graph costs, in MACs.
+
+    It may be more than the network's modules tell, which call functions of their own, but not less: then something was
+    lost.
+    """
+    found, own = count(model, f"stages[{number}]").macs, macs(net, size)
+    if found < own:
+        raise BundleError(f"stages[{number}].macs", f"the exported graph has {found}, the network has {own}")
+    return found
+
+
+def _stage(number: int, network: str, net: nn.Module, model: bytes, cost: int, rule: Preprocess, classes: int) -> Stage:
     return Stage(
         role="student" if number == 0 else "residual",
         network=network,
         file=f"stage{number}.onnx",
         sha256=bundle.sha256(model),
         params=params(net),
-        macs=macs(net, rule.size),
+        macs=cost,
         input=Tensor(name=INPUT, shape=(None, 3, rule.size, rule.size)),
         output=Tensor(name=OUTPUT, shape=(None, classes)),
     )
 
 
 def _provenance(recipe: Recipe) -> Provenance:
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     kind, colon, path = recipe.data.name.partition(":")
     return Provenance(
         dataset=f"{kind}{colon}{Path(path).name}",
         recipe=recipe.run_id(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         opset=OPSET,
-        versions=versions,
+        versions=versions(),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from cascade.manifest import ExitRule, Manifest
+from cascade.manifest import ExitRule, Manifest, Quantiser
 from cascade.table import HEADER, exits_line, rows
 
 
@@ -21,7 +21,16 @@ def tables(manifest: Manifest) -> list[Table]:
 
 
 def _stages(manifest: Manifest) -> Table:
-    table = Table("stage", "role", "network", "file", "parameters", "MACs", title=f"{manifest.name} {manifest.version}")
+    table = Table(
+        "stage",
+        "role",
+        "network",
+        "file",
+        "precision",
+        "parameters",
+        "MACs",
+        title=f"{manifest.name} {manifest.version}",
+    )
     for number, stage in enumerate(manifest.stages):
         cells = (stage.role, stage.network, stage.file, f"{stage.params:,}", f"{stage.macs:,}")
         table.add_row(str(number), *cells)
@@ -38,8 +47,18 @@ def _about(manifest: Manifest) -> Table:
     table.add_row(
         "exit", f"{manifest.exit.definition} energy > {manifest.exit.threshold:.6f}, {_origin(manifest.exit)}"
     )
+    table.add_row("precision", ", ".join(stage.precision for stage in manifest.stages))
+    if made.quantiser is not None:
+        table.add_row("int8", in_words(made.quantiser))
     table.add_row("made", f"{made.created} from {made.dataset}, recipe {made.recipe}, opset {made.opset}")
     return table
+
+
+def in_words(options: Quantiser) -> str:
+    """How a quantiser was set, on one line."""
+    method = options.method if options.percentile is None else f"{options.method} {options.percentile}"
+    kept = ", ".join(options.in_float) or "nothing"
+    return f"{method} over {options.images} images, {options.weight_bits} bits, float: {kept}"
 
 
 def _origin(exit_rule: ExitRule) -> str:

@@ -1,13 +1,18 @@
-"""Check a bundle without torch: digests, graphs, shapes, and that a sample's answer does not depend on its batch."""
+"""Check a bundle without torch: digests, graphs, shapes, costs, and that answers do not depend on the batch.
+
+Costs are counted where the `onnx` package is installed, which serving does not need.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from cascade import bundle
+from cascade.bundle import Bundle
 from cascade.errors import BundleError
 from cascade.manifest import Manifest, Stage
 from cascade.pixels import normalise
@@ -19,10 +24,17 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Verified:
-    """A bundle that passed. `largest`: largest difference of a logit between batch 1 and batch 7."""
+    """A bundle that passed.
+
+    Attributes:
+        manifest: its own.
+        largest: largest difference of a logit between batch 1 and batch 7.
+        counted: whether the costs were counted.
+    """
 
     manifest: Manifest
     largest: float
+    counted: bool
 
 
 def verify(folder: Path) -> Verified:
@@ -31,7 +43,15 @@ def verify(folder: Path) -> Verified:
     Raises:
         BundleError: names what is wrong.
     """
-    read = bundle.read(folder)
+    return check(bundle.read(folder))
+
+
+def check(read: Bundle) -> Verified:
+    """Load each stage of a bundle whose digests are checked, run it, and count its costs.
+
+    Raises:
+        BundleError: names what is wrong.
+    """
     rule = read.manifest.preprocess
     noise = np.random.default_rng(0).integers(0, 256, (SAMPLES, 3, rule.size, rule.size), np.uint8)
     images = normalise(noise, rule)
@@ -39,7 +59,17 @@ def verify(folder: Path) -> Verified:
     for number, (stage, session) in enumerate(zip(read.manifest.stages, sessions(read.models), strict=True)):
         check_signature(stage, session, f"stages[{number}]")
         largest = max(largest, _batch_difference(session, images, len(read.manifest.labels), f"stages[{number}]"))
-    return Verified(read.manifest, largest)
+    counted = importlib.util.find_spec("onnx") is not None
+    if counted:
+        _check_costs(read)
+    return Verified(read.manifest, largest, counted)
+
+
+def _check_costs(read: Bundle) -> None:
+    from export import count
+
+    for number, (stage, model) in enumerate(zip(read.manifest.stages, read.models, strict=True)):
+        count.check(stage, model, f"stages[{number}]")
 
 
 def check_signature(stage: Stage, session: Session, where: str) -> None:

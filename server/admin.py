@@ -12,8 +12,8 @@ from fastapi import APIRouter, Request, Response
 
 from cascade.errors import BundleError, RequestError
 from server.commands import Row
-from server.middleware import error_reply
 from server.options import FROM_JSON
+from server.replies import error_reply
 from server.schemas import AdminList, Changed, Failure, ReloadFailure, Report
 
 router = APIRouter(prefix="/admin")

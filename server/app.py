@@ -18,16 +18,19 @@ from cascade.bundle import Bundle
 from cascade.errors import CascadeError
 from server import admin
 from server.control import Control, Coordinator
+from server.direct import Direct
 from server.gate import Gate
 from server.intake import Intake
+from server.journal import Journal
 from server.library import Library
 from server.logs import configure
 from server.metrics import Metrics, shared_folder
-from server.middleware import CLIENT_CLOSED_REQUEST, Observe, Reply, error_reply, failure, unforeseen
+from server.middleware import Observe
 from server.models import Model, Models
 from server.oip.routes import router as oip
 from server.predict import Predictor
 from server.protocol import Protocol
+from server.replies import CLIENT_CLOSED_REQUEST, Reply, error_reply, failure, unforeseen
 from server.routes import PREDICT_PATHS, router
 from server.rpc.port import check_installed, port_of
 from server.runtime import OnnxRuntime, Runtime
@@ -119,9 +122,13 @@ class Application(FastAPI):
 
     Attributes:
         front: sees requests first; hands to `framework` what it does not answer.
+        direct: answers light questions, for connections that ask it; None where every request is to be traced.
+        service: there from the start of its life to the end.
     """
 
     front: ASGIApp
+    direct: Direct | None
+    service: Service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -154,7 +161,7 @@ def open_runtimes(settings: ServerSettings, library: Library) -> tuple[Runtime, 
 
 def create_app(
     settings: ServerSettings, *runtimes: Runtime, library: Library | None = None, tracer: Tracer | None = None
-) -> FastAPI:
+) -> Application:
     """Make the application.
 
     Args:
@@ -176,11 +183,12 @@ def create_app(
         return await service.predictor.answer(scope, receive, chosen.get("name"), chosen.get("version"))
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         from_disk = library is None and not runtimes
         opened = await asyncio.to_thread(open_runtimes, settings, books) if from_disk else runtimes
         service = Service(settings, books, opened, told)
-        app.state.service, app.state.oip = service, service.protocol
+        app.service = app.state.service = service
+        app.state.oip = service.protocol
         warming = asyncio.create_task(service.warm_up())
         try:
             yield
@@ -207,11 +215,13 @@ def create_app(
     if settings.admin_key_sha256 is not None or settings.admin_port is not None:
         app.include_router(admin.router)
     handlers = dict.fromkeys(PREDICT_PATHS, predict)
-    app.front = Observe(app.framework, app.state, handlers, Gate(settings).check, told)
+    journal, check = Journal(lambda: app.service.metrics), Gate(settings).check
+    app.front = Observe(app.framework, journal, handlers, check, told)
+    app.direct = None if told.on else Direct(lambda: app.service.predictor, journal, check)
     return app
 
 
-def from_environment() -> FastAPI:
+def from_environment() -> Application:
     """Make the application from `RESCADE_` variables alone: `uvicorn --factory server.app:from_environment`."""
     settings = ServerSettings()
     configure(settings.log_level)

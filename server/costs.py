@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,12 @@ class Costs:
     def unknown(cls, stage_count: int) -> Costs:
         """A table for networks that take no time, as before any warm-up."""
         return cls((1,), ((0.0,),) * stage_count)
+
+    @cached_property
+    def most(self) -> float:
+        """Seconds that no image takes more of, all stages together, whatever batches it is run in."""
+        least = [1, *(size + 1 for size in self.sizes[:-1])]  # images that a batch of each size holds at least
+        return sum(max(time / count for time, count in zip(row, least, strict=True)) for row in self.seconds)
 
     def run(self, stage: int, count: int) -> float:
         """Seconds to run `count` samples through a stage, in as many batches as that takes."""

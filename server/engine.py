@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +37,7 @@ NEVER = float("inf")
 NOTHING = np.empty(0, np.float32)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What the cascade says about one image.
 
     Attributes:
@@ -107,8 +106,7 @@ class _Sample:
         return Outcome(self.logits, self.shares, stage, self.energy, self.run_s, truncated)
 
 
-@dataclass(frozen=True, slots=True)
-class _Ran:
+class _Ran(NamedTuple):
     sums: Sums
     exits: NDArray[np.bool_]
     seconds: float
@@ -361,18 +359,16 @@ class Engine:
     def _start(self, batch: Batch, now: float) -> None:
         samples = [self._samples[id_] for id_ in batch.ids]
         self._metrics.began(batch.stage, batch.reason, [now - sample.joined for sample in samples])
-        loop = asyncio.get_running_loop()
-        if self._inline:
-            done: asyncio.Future[_Ran] = loop.create_future()
-            try:
-                done.set_result(self._run(batch.stage, samples))
-            except Exception as error:
-                done.set_exception(error)
-            self._finish(batch, samples, done, now)
+        if not self._inline:
+            self._busy = True
+            task = asyncio.get_running_loop().run_in_executor(self._thread, self._run, batch.stage, samples)
+            task.add_done_callback(lambda done: self._finish(batch, samples, done.exception() or done.result(), now))
             return
-        self._busy = True
-        task = loop.run_in_executor(self._thread, self._run, batch.stage, samples)
-        task.add_done_callback(lambda done: self._finish(batch, samples, done, now))
+        try:
+            ran: _Ran | BaseException = self._run(batch.stage, samples)
+        except Exception as error:
+            ran = error
+        self._finish(batch, samples, ran, now)
 
     def _run(self, stage: int, samples: list[_Sample]) -> _Ran:
         """Run one stage over one batch; called in the thread, on samples that nothing else changes meanwhile."""
@@ -392,21 +388,24 @@ class Engine:
             )
         return _Ran(sums, exits(sums.energies, np.asarray([sample.threshold for sample in samples])), seconds)
 
-    def _finish(self, batch: Batch, samples: list[_Sample], done: asyncio.Future[_Ran], began: float) -> None:
+    def _finish(self, batch: Batch, samples: list[_Sample], ran: _Ran | BaseException, began: float) -> None:
         self._busy = False
         traces = [(sample.request.trace, sample.joined) for sample in samples]
         if any(trace is not None for trace, _ in traces):
             note(batch.stage, batch.reason, traces, began, self._clock())
-        if (error := done.exception()) is not None:
-            logger.error("stage failed", exc_info=error, extra={"fields": {"stage": batch.stage}})
+        if isinstance(ran, BaseException):
+            logger.error("stage failed", exc_info=ran, extra={"fields": {"stage": batch.stage}})
             failure = StageFailed(f"stage {batch.stage} could not be run; the log says why")
-            failure.__cause__ = error
+            failure.__cause__ = ran
             self._scheduler.give_up(batch)
             self._metrics.left("failed", len(batch.ids))
             self._fail(batch.ids, failure)
         else:
-            self._settle(batch, samples, done.result())
-        self._pump_soon()
+            self._settle(batch, samples, ran)
+        if len(self._scheduler):
+            self._pump_soon()
+        else:
+            self._metrics.queued(self._scheduler.depths(), 0)
 
     def _settle(self, batch: Batch, samples: list[_Sample], ran: _Ran) -> None:
         now = self._clock()
@@ -416,10 +415,9 @@ class Engine:
             sample.logits, sample.energy, sample.shares = logits, energy, shares
             sample.stage, sample.joined = batch.stage, now
             sample.run_s += ran.seconds
-        waiting = self._scheduler.depths()
+        present = sum(id_ in self._samples for id_ in batch.ids)
         answered = self._scheduler.advance(batch, ran.exits.tolist(), now)
-        went_on = sum(self._scheduler.depths()) - sum(waiting)
-        self._metrics.ran(batch.stage, len(batch.ids), ran.seconds, len(answered), went_on)
+        self._metrics.ran(batch.stage, len(batch.ids), ran.seconds, len(answered), present - len(answered))
         for id_ in answered:
             sample = self._samples.pop(id_)
             sample.request.settle(sample.position, sample.outcome(batch.stage))

@@ -31,7 +31,7 @@ from cascade.pixels import Pixels, fit, to_pixels
 # without is left out, since Pillow would stumble over its name.
 DECODERS = (JpegImageFile, PngImageFile, WebPImageFile, GifImageFile, BmpImageFile, TiffImageFile, PpmImageFile)
 JPEG = b"\xff\xd8\xff"
-MAY_BE_TURNED = (b"Exif\0", b"http://ns.adobe.com/xap/")  # where an orientation can stand
+EXIF, XMP = b"Exif\0", b"http://ns.adobe.com/xap/"  # where an orientation can stand
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -105,7 +105,8 @@ def _plain_jpeg(data: bytes, max_pixels: int) -> Pixels | None:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
         if space != "YCbCr" or width * height > max_pixels:
             return None
-        turn = _turn(data) if any(mark in data[:65536] for mark in MAY_BE_TURNED) else None
+        start = data[:65536]
+        turn = _turn(data) if EXIF in start or XMP in start else None
         rgb: Pixels = simplejpeg.decode_jpeg(data, "RGB")
     except Exception:
         return None

@@ -71,11 +71,29 @@ class Intake:
         self._max_requests, self._max_body, self._max_bodies = max_requests, max_body, max_bodies
         self._timeout_s, self._clock = timeout_s, clock
         self._guests: dict[Guest, None] = {}
+        self._brief = 0
         self._buffered = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        return len(self._guests)
+        return len(self._guests) + self._brief
+
+    def enter(self) -> None:
+        """Let a request in whose body is small and here already; `leave` lets it out.
+
+        Raises:
+            Overloaded: too many are in hand.
+        """
+        self._check_room()
+        self._brief += 1
+
+    def leave(self) -> None:
+        """Let out what came by `enter`."""
+        self._brief -= 1
+
+    def _check_room(self) -> None:
+        if len(self) >= self._max_requests:
+            raise Overloaded(f"{len(self)} requests are in hand, which is the limit: try again later")
 
     @contextmanager
     def guest(self, receive: Receive) -> Iterator[Guest]:
@@ -86,8 +104,7 @@ class Intake:
             SlowRequest: its body did not arrive in time.
             ClientDisconnect: nobody waits for its answer any more.
         """
-        if len(self._guests) >= self._max_requests:
-            raise Overloaded(f"{len(self._guests)} requests are in hand, which is the limit: try again later")
+        self._check_room()
         task = asyncio.current_task()
         assert task is not None, "there is no request without a task"
         guest = Guest(task, receive, self._clock())

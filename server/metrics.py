@@ -46,6 +46,7 @@ class Metrics:
         self._latency = self._histogram("request_seconds", "From the request line to the last byte.", "path")
         self._in_flight = Level(self._gauge("requests_in_flight", "Requests in hand."))
         self._tallies["requests_in_flight",] = self._in_flight
+        self._answers: dict[tuple[str, str, int], tuple[Count, Spread]] = {}
         self._families = _Families(self)
 
     def arrived(self) -> None:
@@ -56,8 +57,11 @@ class Metrics:
     def answered(self, path: str, method: str, status: int, seconds: float) -> None:
         """Count a request out. `path` is a route of ours, so that strangers cannot invent series."""
         self._in_flight.add(-1)
-        self.count(self._requests, path, method, str(status)).add()
-        self.spread(self._latency, LATENCY_BUCKETS, path).observe(seconds)
+        if (series := self._answers.get((path, method, status))) is None:
+            count = self.count(self._requests, path, method, str(status))
+            series = self._answers[path, method, status] = count, self.spread(self._latency, LATENCY_BUCKETS, path)
+        series[0].add()
+        series[1].observe(seconds)
         self.touch()
 
     def of_model(self, name: str, macs: Sequence[int]) -> ModelMetrics:
@@ -177,7 +181,8 @@ class ModelMetrics:
     def __init__(self, metrics: Metrics, families: _Families, name: str, macs: Sequence[int]) -> None:
         self._metrics = metrics
         self._stages = [_Stage(metrics, families, name, str(stage)) for stage in range(len(macs))]
-        self._macs, self._full = tuple(macs), sum(macs)
+        self._macs = tuple(macs)
+        self._spared = [sum(macs[stage + 1 :]) for stage in range(len(macs))]
         self._spent, self._saved = metrics.count(families.spent, name), metrics.count(families.saved, name)
         reasons = ("refused", "truncated", "cancelled", "deadline", "failed")
         self._left = {reason: metrics.count(families.left, name, reason) for reason in reasons}
@@ -208,7 +213,7 @@ class ModelMetrics:
         series.run.observe(seconds)
         series.exits.add(answered)
         self._spent.add(self._macs[stage] * size)
-        self._saved.add(answered * (self._full - sum(self._macs[: stage + 1])))
+        self._saved.add(answered * self._spared[stage])
         if went_on:
             self._stages[stage + 1].arrivals.add(went_on)
         self._metrics.touch()

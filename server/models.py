@@ -59,10 +59,18 @@ class Model:
         self._holders, self._retired = 0, False
 
     def __enter__(self) -> Controls:
+        return self.hold()
+
+    def __exit__(self, *exception: object) -> None:
+        self.let_go()
+
+    def hold(self) -> Controls:
+        """Keep it open, until `let_go`; gives the controls of this moment."""
         self._holders += 1
         return self.controls
 
-    def __exit__(self, *exception: object) -> None:
+    def let_go(self) -> None:
+        """End what `hold` began."""
         self._holders -= 1
         self._close_if_empty()
 

@@ -21,9 +21,10 @@ from cascade.errors import CascadeError, DeadlineExceeded, RequestError
 from server.codec import Caps, Question, decode, encode, read_question
 from server.engine import Outcome
 from server.intake import Intake
-from server.middleware import Record, Reply
+from server.journal import Record
 from server.models import Controls, Model, Models
 from server.options import Options
+from server.replies import Reply
 from server.runtime import Images
 from server.settings import ServerSettings
 from server.tracing import Trace, current
@@ -56,12 +57,17 @@ class Predictor:
     Args:
         settings: limits.
         models: that can be asked.
+
+    Attributes:
+        models: the same.
+        caps: how much one question may hold.
+        intake: the questions in hand.
     """
 
     def __init__(self, settings: ServerSettings, models: Models) -> None:
-        self._models = models
+        self.models = models
+        self.caps = Caps(settings.max_images, settings.max_pixels)
         self._timeout_s = settings.request_timeout_s
-        self._caps = Caps(settings.max_images, settings.max_pixels)
         self._threads = ThreadPoolExecutor(settings.decode_threads, "decode")
         self.intake = Intake(
             settings.max_in_flight, settings.max_body_bytes, settings.max_buffered_bytes, settings.request_timeout_s
@@ -87,7 +93,7 @@ class Predictor:
             ClientDisconnect: nobody waits any more.
         """
         headers = Headers(scope=scope)
-        with self.intake.guest(receive) as guest, (model := self._models.get(name, version)) as controls:
+        with self.intake.guest(receive) as guest, (model := self.models.get(name, version)) as controls:
             deadline = self.deadline(headers.get("x-deadline-ms"))
             model.engine.check_room(deadline)
             body = await self.intake.read(guest, headers.get("content-length", ""), headers.get("content-encoding", ""))
@@ -96,11 +102,11 @@ class Predictor:
             rule = model.manifest.preprocess
 
             def read() -> Question:
-                return read_question(content_type, body, query, rule, self._caps)
+                return read_question(content_type, body, query, rule, self.caps)
 
             question = read() if len(body) <= LIGHT_BYTES else await self.in_thread(read, deadline)
             answer = await self.ask(model, question, deadline, scope.get("rescade"), controls)
-        return _write(model, answer, question.options)
+        return write(model, answer, question.options)
 
     def deadline(self, asked_ms: str | None) -> float:
         """When an answer that is begun now stops being of use, on the clock of `time.monotonic`.
@@ -152,12 +158,7 @@ class Predictor:
             model.metrics.asked(False, time.perf_counter() - began)
             raise
         model.metrics.asked(True, time.perf_counter() - began)
-        stages = [outcome.stage for outcome in answer.outcomes]
-        exits = [stages.count(stage) for stage in range(len(model.manifest.stages))]
-        if record is not None:
-            record.fields["model"], record.fields["version"] = model.name, model.version
-            record.fields["images"] = len(stages)
-            record.fields["exits"] = exits
+        exits = note_exits(model, answer.outcomes, record)
         if trace is not None:
             trace.exits = exits
         return answer
@@ -187,7 +188,7 @@ class Predictor:
         rule = model.manifest.preprocess
 
         def work() -> Images:
-            return decode(question, rule, self._caps, lambda: time.monotonic() > deadline)
+            return decode(question, rule, self.caps, lambda: time.monotonic() > deadline)
 
         return work() if question.is_light() else await self.in_thread(work, deadline)
 
@@ -208,7 +209,17 @@ class Predictor:
             raise DeadlineExceeded("the images could not be decoded in time: send fewer or smaller ones") from error
 
 
-def _write(model: Model, answer: Answer, options: Options) -> Reply:
+def note_exits(model: Model, outcomes: Sequence[Outcome], record: Record | None) -> list[int]:
+    """How many images left at each stage, noted for the log if there is a record."""
+    stages = [outcome.stage for outcome in outcomes]
+    exits = [stages.count(stage) for stage in range(len(model.manifest.stages))]
+    if record is not None:
+        record.fields.update(model=model.name, version=model.version, images=len(stages), exits=exits)
+    return exits
+
+
+def write(model: Model, answer: Answer, options: Options) -> Reply:
+    """The answer as it goes out."""
     body = encode(answer.outcomes, model.manifest, answer.threshold, options)
     timing = (
         f"decode;dur={answer.decode_s * 1000:.3f}, queue;dur={answer.queue_s * 1000:.3f}, "

@@ -16,11 +16,11 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
 
 from cascade.errors import CascadeError
 from server import tls
-from server.app import Service, create_app
+from server.app import Application, Service, create_app
+from server.connection import Connection
 from server.gate import AdminPort
 from server.library import Library
 from server.port import ADMIN, HANG_UP, PUBLIC, SIGNALS
@@ -42,12 +42,13 @@ class Process(uvicorn.Server):
 
     def __init__(
         self,
-        app: FastAPI,
+        app: Application,
         settings: ServerSettings,
         on_ready: Callable[[], None],
         admin: socket.socket | None = None,
     ) -> None:
-        super().__init__(_config(app, settings))
+        http = "httptools" if app.direct is None else partial(Connection, app.direct)
+        super().__init__(_config(app, settings, http))
         self._configs = {PUBLIC: self.config, ADMIN: _config(AdminPort(app), settings)}
         self._admin = admin
         self._app = app
@@ -128,9 +129,10 @@ class Process(uvicorn.Server):
             await self._app.state.service.control.reload()
 
 
-def _config(app: Any, settings: ServerSettings) -> uvicorn.Config:
+def _config(app: Any, settings: ServerSettings, http: Any = "httptools") -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=http,
         log_config=None,
         access_log=False,
         lifespan="on",

@@ -50,8 +50,7 @@ class Limits:
     max_wait: float
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Samples to be run together.
 
     Attributes:
@@ -157,7 +156,7 @@ class Scheduler:
             self._samples[id_] = sample
             self._join(id_, sample, now)
             if deadline < NEVER:
-                heapq.heappush(self._ends, (deadline, id_, -1))
+                self._note_end(deadline, id_, -1)
         self._changed(0, now)
         return ids
 
@@ -174,8 +173,8 @@ class Scheduler:
                 f"{self._limits.max_samples}: try again later",
                 retry_after_s=self.backlog(),
             )
-        if deadline == NEVER:
-            return
+        if deadline >= now + (len(self._samples) + count + 1) * self._costs.most:
+            return  # however it comes, there is time for all
         if now + (least := self._costs.run(0, count)) > deadline:
             raise DeadlineExceeded(
                 f"stage 0 alone takes {least:.3f} s over {count} images, past this request's deadline: allow more time"
@@ -256,7 +255,7 @@ class Scheduler:
         gone = []
         while self._ends and self._ends[0][0] <= now:
             _, id_, stage = heapq.heappop(self._ends)
-            if self._is_over(id_, stage):
+            if self._counts(id_, stage):
                 sample = self._samples[id_]
                 gone.append(Departure(id_, sample.may_truncate and sample.stage > 0))
                 self.cancel((id_,))
@@ -270,14 +269,17 @@ class Scheduler:
         Args:
             can_run: whether a batch could be started; if not, only deadlines count.
         """
-        while self._ends and not self._is_over(*self._ends[0][1:]):
-            heapq.heappop(self._ends)
-        times = [end for end, _, _ in self._ends[:1]]
+        ends = self._ends
+        while ends and not self._counts(ends[0][1], ends[0][2]):
+            heapq.heappop(ends)
+        wake_at = ends[0][0] if ends else NEVER
         if can_run:
-            times += [queue.due for queue in self._queues if queue.joined]
-        return min(times, default=None)
+            for queue in self._queues:
+                if queue.joined and queue.due < wake_at:
+                    wake_at = queue.due
+        return wake_at if wake_at < NEVER else None
 
-    def _is_over(self, id_: int, stage: int) -> bool:
+    def _counts(self, id_: int, stage: int) -> bool:
         """Whether an entry of `_ends` still means something: the sample is here, and before the stage it names."""
         sample = self._samples.get(id_)
         return sample is not None and (stage < 0 or (sample.waiting and sample.stage == stage))
@@ -286,7 +288,15 @@ class Scheduler:
         sample.waiting = True
         self._queues[sample.stage].joined[id_] = now
         if sample.deadline < NEVER and (cost := self._costs.run(sample.stage, 1)):
-            heapq.heappush(self._ends, (sample.deadline - cost, id_, sample.stage))
+            self._note_end(sample.deadline - cost, id_, sample.stage)
+
+    def _note_end(self, when: float, id_: int, stage: int) -> None:
+        """Put an entry into `_ends`, and those out that mean nothing any more once they are most of it."""
+        ends = self._ends
+        heapq.heappush(ends, (when, id_, stage))
+        if len(ends) > 64 + 4 * len(self._samples):
+            ends[:] = [end for end in ends if self._counts(end[1], end[2])]
+            heapq.heapify(ends)
 
     def _changed(self, stage: int, now: float) -> None:
         """Note an arrival of one or many samples at a stage, and when they are due."""

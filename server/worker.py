@@ -11,9 +11,7 @@ import socket
 from functools import partial
 from types import FrameType
 
-from fastapi import FastAPI
-
-from server.app import Service, create_app
+from server.app import Application, Service, create_app
 from server.commands import Leaving, Up
 from server.control import Control
 from server.door import Place
@@ -40,7 +38,7 @@ class Worker(Process):
         place: the way to the parent.
     """
 
-    def __init__(self, app: FastAPI, settings: ServerSettings, place: Place) -> None:
+    def __init__(self, app: Application, settings: ServerSettings, place: Place) -> None:
         super().__init__(app, settings, self._up)
         self._place = place
         self._leaving = False

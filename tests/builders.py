@@ -103,8 +103,9 @@ def tiny_manifest(
     classes: int = 4,
     name: str = "tiny",
     version: str = "1",
+    macs: Sequence[int] | None = None,
 ) -> Manifest:
-    """A manifest for these model files, named `stage0.onnx`, `stage1.onnx`, ..."""
+    """A manifest for these model files, named `stage0.onnx`, `stage1.onnx`, ...; costs are round unless given."""
     stages = [
         Stage(
             role="residual" if number else "student",
@@ -112,7 +113,7 @@ def tiny_manifest(
             file=f"stage{number}.onnx",
             sha256=sha256(model),
             params=200,
-            macs=10_000 * (number + 1),
+            macs=10_000 * (number + 1) if macs is None else macs[number],
             input=Tensor(name="image", shape=(None, 3, size, size)),
             output=Tensor(name="logits", shape=(None, classes)),
         )
@@ -131,8 +132,14 @@ def tiny_manifest(
 
 def tiny_bundle(stages: int = 3, size: int = 8, **manifest: Any) -> Bundle:
     """A cascade of random networks over which the exits spread."""
-    models = tuple(onnx_model(seed, size, manifest.get("classes", 4)) for seed in range(stages))
-    return Bundle(tiny_manifest(models, size, **manifest), models)
+    classes = manifest.get("classes", 4)
+    models = tuple(onnx_model(seed, size, classes) for seed in range(stages))
+    return Bundle(tiny_manifest(models, size, macs=[tiny_macs(size, classes)] * stages, **manifest), models)
+
+
+def tiny_macs(size: int = 8, classes: int = 4, width: int = 6) -> int:
+    """Multiply-accumulates of `onnx_model`: 27 for each element of the maps, and one a weight of the linear layer."""
+    return (27 + classes) * width * size**2
 
 
 def write_tiny_bundle(folder: Path, **kwargs: Any) -> Bundle:

@@ -105,6 +105,14 @@ def test_a_bundle_can_be_shown_and_verified_without_torch(tmp_path: Path) -> Non
         assert found.returncode == 0, found.stderr
 
 
+@pytest.mark.train
+def test_a_bundle_of_an_image_folder_is_derived_without_torch() -> None:
+    names = ["export.derive", "export.sources", "export.splits", "export.search"]
+    found = python(IMPORTING, json.dumps(names))
+    assert found.returncode == 0, found.stderr
+    assert not {"torch", "torchvision"} & set(json.loads(found.stdout)[names[-1]])
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_everything_public_has_a_docstring(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))

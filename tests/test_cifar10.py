@@ -1,6 +1,6 @@
-"""A CIFAR-10 bundle on the 10,000 real test images, by every protocol: the label and exit of each are those of replay.
+"""CIFAR-10 bundles on the 10,000 real test images, by every protocol: the label and exit of each are those of replay.
 
-The bundle is bundles/cifar10, or the one that CIFAR10_BUNDLE names.
+The bundles are bundles/cifar10 and bundles/cifar10-int8, or the one that CIFAR10_BUNDLE names.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from tests.serving import RESCADE, ROOT, served
 
 pytestmark = pytest.mark.slow
 
-BUNDLE = Path(os.environ.get("CIFAR10_BUNDLE", ROOT / "bundles" / "cifar10"))
+SHIPPED = [ROOT / "bundles" / name for name in ("cifar10", "cifar10-int8")]
+BUNDLES = [Path(os.environ["CIFAR10_BUNDLE"])] if "CIFAR10_BUNDLE" in os.environ else SHIPPED
 LARGEST = 32
 HEADER = "Inference-Header-Content-Length"
 
@@ -38,11 +39,17 @@ Found = list[tuple[str, int]]
 Ask = Callable[[httpx.AsyncClient, str, list[bytes]], Awaitable[Found]]
 
 
+@pytest.fixture(scope="module", params=BUNDLES, ids=lambda path: path.name)
+def folder(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.param
+    if not path.is_dir():
+        pytest.skip(f"there is no bundle at {path}")
+    return path
+
+
 @pytest.fixture(scope="module")
-def read() -> Bundle:
-    if not BUNDLE.is_dir():
-        pytest.skip(f"there is no bundle at {BUNDLE}")
-    return bundle.read(BUNDLE)
+def read(folder: Path) -> Bundle:
+    return bundle.read(folder)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +68,8 @@ def expected(read: Bundle, cifar10_images: list[Path]) -> Replay:
 
 
 @pytest.fixture(scope="module")
-def url(read: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    command = [*RESCADE, "serve", str(BUNDLE), "--workers", "2", "--log-level", "error"]
+def url(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    command = [*RESCADE, "serve", str(folder), "--workers", "2", "--log-level", "error"]
     with served(command, tmp_path_factory.mktemp("log") / "log") as address:
         yield address
 

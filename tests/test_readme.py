@@ -22,6 +22,7 @@ RUN_BY = {
     "Step by step": "tests/test_end_to_end.py",
     "Open Inference Protocol": "this file",
     "Several models, and changing them while they serve": "this file",
+    "Precision": "this file, on the bundle of digits",
     "Docker": "this file, as far as that goes without an engine",
 }
 
@@ -84,6 +85,20 @@ def test_several_models_are_changed_while_they_serve(clone: Path, monkeypatch: p
     assert [row["result"] for row in reloaded["bundles"]] == ["kept", "kept"]
     assert patched["new"] == {"threshold": 0.8, "max_stage": 1}
     assert managed["models"][0]["controls"] == {"threshold": 0.8, "max_stage": 1}
+
+
+@pytest.mark.train
+@pytest.mark.slow
+def test_bundles_change_precision_as_the_section_says(clone: Path) -> None:
+    pytest.importorskip("torch")
+    shutil.copytree(ROOT / "training" / "recipes", clone / "training" / "recipes")
+    for line in commands("Precision"):
+        small = line.replace("cifar10_cpu.yaml", "digits.yaml").replace("cifar10", "digits")
+        assert small != line
+        subprocess.run(shlex.split(small), cwd=clone, env=environment(), check=True, timeout=300)
+    manifest = json.loads((clone / "runs" / "int8" / "manifest.json").read_text())
+    assert [stage["precision"] for stage in manifest["stages"]] == ["int8", "int8"]
+    assert (clone / "runs" / "search" / "search.json").is_file()
 
 
 def test_docker_lines_name_what_is_there() -> None:

@@ -1,7 +1,9 @@
-"""`python -m training train | evaluate | methods`, also as `rescade train`, ..."""
+"""`python -m training train | evaluate | methods | models`, also as `rescade train`, ..."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -10,10 +12,12 @@ from rich.console import Console
 from cascade.errors import CascadeError
 from training.evaluate import evaluate
 from training.methods.base import METHODS, described, import_all
+from training.models import SIZE
+from training.models.listing import listing
 from training.recipe import load
 from training.run import open_run
 from training.steps import run_recipe
-from training.table import accuracy_table
+from training.table import accuracy_table, network_line
 
 
 @click.group()
@@ -63,6 +67,24 @@ def methods_command() -> None:
         click.echo(f"{name}: {(method.__doc__ or '').splitlines()[0]}")
         for line in described(method.Config):
             click.echo(f"    {line}")
+
+
+@main.command("models")
+@click.argument("pattern", default="*")
+@click.option("--classes", type=click.IntRange(1), default=100, show_default=True, help="Number of classes.")
+@click.option("--size", type=click.IntRange(1), default=SIZE, show_default=True, help="Pixels a side.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
+def models_command(pattern: str, classes: int, size: int, *, as_json: bool) -> None:
+    """List the networks that a recipe may name, with their cost; PATTERN is a name or, for instance, 'vgg*'."""
+    found = []
+    for entry in listing(pattern, classes, size):
+        found.append(asdict(entry))
+        if not as_json:
+            click.echo(network_line(entry))
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    if not found:
+        raise click.ClickException(f"no network's name matches {pattern!r}: quote it, or see `rescade models`")
 
 
 if __name__ == "__main__":

@@ -79,10 +79,11 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
     return state
 
 
-def save_network(path: Path, net: nn.Module, name: str, num_classes: int) -> None:
-    """Write a network's weights, with its name and number of classes beside them."""
+def save_network(path: Path, net: nn.Module, name: str, num_classes: int, size: int = models.SIZE) -> None:
+    """Write a network's weights, and what it was built from: its name, number of classes, and pixels a side."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
-    write_atomic(path, _in_order(save(tensors, {"model": name, "num_classes": str(num_classes)})))
+    about = {"model": name, "num_classes": str(num_classes), "size": str(size)}
+    write_atomic(path, _in_order(save(tensors, about)))
 
 
 def _in_order(data: bytes) -> bytes:
@@ -109,21 +110,21 @@ def load_network(path: Path) -> tuple[str, nn.Module]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError) as error:
         raise RecipeError(f"cannot read the network {path}: {error}") from error
-    name, classes = about.get("model"), about.get("num_classes", "")
-    if name is None or not classes.isdecimal():
+    name, classes, size = about.get("model"), about.get("num_classes", ""), about.get("size", str(models.SIZE))
+    if name is None or not classes.isdecimal() or not size.isdecimal():
         raise RecipeError(f"{path} does not say which network it holds; give the model's name in the recipe")
-    net = models.build(name, int(classes))
+    net = models.build(name, int(classes), int(size))
     fill(net, tensors, path)
     return name, net.eval()
 
 
-def load_weights(path: Path, name: str, num_classes: int) -> nn.Module:
+def load_weights(path: Path, name: str, num_classes: int, size: int = models.SIZE) -> nn.Module:
     """Build a network by name and fill it from somebody's weight file: safetensors, or a torch state dict.
 
     Raises:
         RecipeError: missing, damaged, unsafe to read, or not of this network.
     """
-    net = models.build(name, num_classes)
+    net = models.build(name, num_classes, size)
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
@@ -144,5 +145,5 @@ def fill(net: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """
     try:
         net.load_state_dict(tensors)
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except (RuntimeError, TypeError, AttributeError, ValueError) as error:
         raise RecipeError(f"the weights in {path} are not of this network: {error}") from error

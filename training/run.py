@@ -20,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from cascade.errors import RecipeError
-from training import checkpoint
+from training import checkpoint, models
 from training.recipe import Recipe, parse
 
 
@@ -47,9 +47,11 @@ class Run:
         """A finished step's network and its name, in eval mode."""
         return checkpoint.load_network(self.step(name) / "network.safetensors")
 
-    def finish(self, name: str, net: nn.Module, model: str, classes: int, figures: dict[str, Any]) -> None:
+    def finish(
+        self, name: str, net: nn.Module, model: str, classes: int, figures: dict[str, Any], size: int = models.SIZE
+    ) -> None:
         """Store a step's network, then its figures, which make it done."""
-        checkpoint.save_network(self.step(name) / "network.safetensors", net, model, classes)
+        checkpoint.save_network(self.step(name) / "network.safetensors", net, model, classes, size)
         checkpoint.write_json(self.step(name) / "step.json", figures)
         (self.step(name) / "checkpoint.pt").unlink(missing_ok=True)
         for phase in self.step(name).glob("*/checkpoint.pt"):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from cascade.pixels import to_pixels
 from training.recipe import DataConfig
 
 IN_MEMORY_BYTES = 8 * 2**30
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion_mnist": "FashionMNIST"}
 
 Labels = NDArray[np.int64]
@@ -169,16 +170,43 @@ def _image_folder(root: Path, config: DataConfig, decoder: Decoder) -> Decoded:
     )
 
 
-def _listed(folder: Path) -> Any:
-    from torchvision.datasets import ImageFolder
+@dataclass(frozen=True)
+class _Listed:
+    """Image files by class: `samples` are pairs of path and label, `targets` the labels."""
 
+    root: Path
+    classes: list[str]
+    samples: list[tuple[str, int]]
+
+    @property
+    def targets(self) -> list[int]:
+        return [label for _, label in self.samples]
+
+
+def _listed(folder: Path) -> _Listed:
+    """What torchvision's ImageFolder lists, in its order, where there may be no torch to import it with."""
     try:
-        return ImageFolder(str(folder))
-    except (OSError, RuntimeError) as error:
+        classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        if not classes:
+            raise OSError("it has no folders")
+        samples = []
+        for label, name in enumerate(classes):
+            found = [path for path in _files(folder / name) if path.lower().endswith(IMAGE_SUFFIXES)]
+            if not found:
+                raise OSError(f"there is no image in {name}")
+            samples += [(path, label) for path in found]
+    except OSError as error:
         raise RecipeError(f"data.name: {folder} is no folder of class folders with images: {error}") from error
+    return _Listed(folder, classes, samples)
 
 
-def _decoded_files(listed: Any, decoder: Decoder) -> NDArray[np.uint8]:
+def _files(folder: Path) -> list[str]:
+    """Every file below a folder; folders in order of their paths, and the files of each in order of their names."""
+    walked = sorted((place, sorted(names)) for place, _, names in os.walk(folder, followlinks=True))
+    return [str(Path(place) / name) for place, names in walked for name in names]
+
+
+def _decoded_files(listed: _Listed, decoder: Decoder) -> NDArray[np.uint8]:
     def opened() -> Iterable[Image.Image]:
         for path, _ in listed.samples:
             try:
@@ -188,4 +216,4 @@ def _decoded_files(listed: Any, decoder: Decoder) -> NDArray[np.uint8]:
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
                 raise RecipeError(f"data.name: cannot decode {path}: {error}") from error
 
-    return decoder.stack(opened(), len(listed.samples), Path(listed.root))
+    return decoder.stack(opened(), len(listed.samples), listed.root)

@@ -23,6 +23,7 @@ from training.evaluate import Logits, logits_of, summary
 from training.log import Log
 from training.loop import Step, seed_for, train
 from training.methods.base import Networks, TrainingSet, find
+from training.models.count import macs
 from training.recipe import NetworkConfig, Recipe, ResidualConfig, TeacherConfig
 from training.run import Run, create, open_run
 
@@ -60,7 +61,8 @@ def _rehearse(recipe: Recipe, folder: Path) -> None:
         part: str, model: str, config: TeacherConfig | NetworkConfig | ResidualConfig, nets: Networks
     ) -> nn.Module:
         try:
-            net = models.build(model, 2)
+            net = models.build(model, 2, size)
+            macs(net, size)
             if config.method is not None:
                 kind, settings = find(config.method)
                 batch_size = recipe.schedule_for(config.schedule).batch_size
@@ -175,7 +177,9 @@ class _Trainer:
             assert config.model is not None, "the recipe's validator asks for both"
             assert config.weights is not None, "the recipe's validator asks for both"
             name = config.model
-            net = checkpoint.load_weights(Path(config.weights).expanduser(), name, self.classes)
+            net = checkpoint.load_weights(
+                Path(config.weights).expanduser(), name, self.classes, self.data.preprocess.size
+            )
         size = self.data.preprocess.size
         with torch.no_grad():
             outputs = net(torch.zeros(1, 3, size, size)).shape[-1]
@@ -217,7 +221,7 @@ class _Trainer:
         """
         if not self.run.is_done(step):
             torch.manual_seed(seed_for(self.recipe.seed, step, "weights"))
-            net = self.device.place(models.build(model, self.classes))
+            net = self.device.place(models.build(model, self.classes, self.data.preprocess.size))
             if start is not None:
                 begin_from(start, net)
             if self.device.compile:
@@ -251,7 +255,8 @@ class _Trainer:
                 "lower schedule.lr, or set schedule.clip"
             )
         if self.device.first:
-            self.run.finish(step, net, model, self.classes, {"model": model, "dv": figures})
+            size = self.data.preprocess.size
+            self.run.finish(step, net, model, self.classes, {"model": model, "dv": figures}, size)
         self.device.wait()
         self.log.say(f"{step}: {model}: accuracy on D_v {figures['accuracy']:.2%}, energy {figures['energy']:.4f}")
 

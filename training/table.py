@@ -6,6 +6,7 @@ from rich.table import Table
 
 from cascade.table import HEADER, exits_line, rows
 from training.evaluate import Evaluation, SweepRow
+from training.models.listing import Listed
 
 
 def accuracy_table(evaluation: Evaluation) -> list[Table]:
@@ -22,6 +23,14 @@ def accuracy_table(evaluation: Evaluation) -> list[Table]:
         if sweep:
             tables.append(_sweep_table(name, sweep))
     return tables
+
+
+def network_line(network: Listed) -> str:
+    """Name, family, parameters and multiply-accumulates in columns; a dash where the network cannot take the size."""
+    counts = (
+        f"{value / 1e6:11.3f} M" if value is not None else f"{'-':>13}" for value in (network.params, network.macs)
+    )
+    return f"{network.name:34} {network.family:16} {' '.join(counts)}"
 
 
 def _sweep_table(name: str, sweep: tuple[SweepRow, ...]) -> Table:

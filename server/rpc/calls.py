@@ -21,9 +21,10 @@ from starlette.requests import Request
 from starlette.types import Message as Event
 
 from cascade.errors import CascadeError
+from server.journal import GOOD_ID, Record
 from server.logs import request_id
-from server.middleware import CLIENT_CLOSED_REQUEST, GOOD_ID, Record
 from server.oip.errors import INTERNAL
+from server.replies import CLIENT_CLOSED_REQUEST
 from server.rpc.errors import code_of
 from server.rpc.port import Meter
 from server.tracing import Tracer

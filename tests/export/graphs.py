@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from cascade.bundle import write
-from tests.builders import onnx_model, tiny_manifest
+from tests.builders import onnx_model, tiny_macs, tiny_manifest
 
 SIZE, CLASSES = 8, 4
 IMAGES: tuple[int | str, ...] = ("N", 3, SIZE, SIZE)
@@ -49,5 +49,6 @@ def classifier(
 def bundle_with(folder: Path, model: bytes) -> Path:
     """A bundle on disk whose second stage is `model`."""
     models = [onnx_model(0), model]
-    write(folder, tiny_manifest(models), {f"stage{number}.onnx": data for number, data in enumerate(models)})
+    manifest = tiny_manifest(models, macs=[tiny_macs(), 3 * SIZE * SIZE * CLASSES])
+    write(folder, manifest, {f"stage{number}.onnx": data for number, data in enumerate(models)})
     return folder

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 from rich.console import Console
 
@@ -17,6 +18,7 @@ from export.build import Built
 from export.show import tables
 from tests.builders import tiny_bundle, write_tiny_bundle
 from tests.cascade.documents import FIGURES, put
+from tests.tiny_run import document
 from training.run import Run
 
 pytestmark = pytest.mark.train
@@ -43,10 +45,65 @@ def test_export_writes_a_bundle_and_says_what_it_checked(student_alone: Run, tmp
     assert "on 256 images, same classes and exits" in result.stdout
 
 
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipe of the small run, as a file."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(document()))
+    return path
+
+
+def test_a_bundle_and_its_recipe_become_a_bundle_in_another_precision(
+    built: Built, folder: Path, recipe: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "half"
+    result = rescade("export", folder, "--recipe", recipe, "--precision", "fp16,fp32,fp32", "--out", out, "--quiet")
+    assert result.exit_code == 0, result.output
+    manifest = bundle.read(out).manifest
+    assert [stage.precision for stage in manifest.stages] == ["fp16", "fp32", "fp32"]
+    assert f"wrote {out}: fp16, fp32, fp32, threshold {manifest.exit.threshold:.6f}; the same class" in result.stdout
+
+
+def test_a_run_can_be_exported_in_another_precision_at_once(student_alone: Run, tmp_path: Path) -> None:
+    result = rescade("export", student_alone.folder, "--precision", "int8", "--out", tmp_path / "int8", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert bundle.read(tmp_path / "int8").manifest.name == "tiny-int8"
+    assert "7 bits, float: stem, classifier" in shown(bundle.read_manifest(tmp_path / "int8"))
+
+
+@pytest.mark.slow
+def test_a_search_prints_its_front(student_alone: Run, tmp_path: Path) -> None:
+    result = rescade("export", student_alone.folder, "--search", "--out", tmp_path / "found", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert "accuracy" in result.stdout
+    assert (tmp_path / "found" / "search.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "--recipe"),
+        (("--recipe", "RECIPE", "--precision", "int4"), "a precision is fp32, fp16 or int8"),
+        (("--recipe", "RECIPE", "--set", "data.split_seed=7"), "draws another D_v"),
+    ],
+    ids=["no recipe", "no precision", "other images"],
+)
+def test_a_bundle_that_cannot_be_derived_fails_with_one_line_and_status_1(
+    built: Built, folder: Path, recipe: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    given = [str(recipe) if each == "RECIPE" else each for each in arguments]
+    result = rescade("export", folder, "--out", tmp_path / "x", "--quiet", *given)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ")
+    assert words in result.stderr
+    assert not (tmp_path / "x").exists()
+
+
 def test_verify_says_that_a_bundle_is_whole(built: Built, folder: Path) -> None:
     result = rescade("verify", folder)
     assert result.exit_code == 0
     assert f"{folder} is whole: tiny 1, 3 stages" in result.stdout
+    assert "costs counted" in result.stdout
 
 
 def test_show_is_a_table_for_people(built: Built, folder: Path) -> None:

@@ -218,6 +218,19 @@ async def test_time_running_out_between_two_stages_ends_with_the_best_answer_so_
     assert runtime.batches == [(0, [2]), (0, [2])]
 
 
+async def test_a_caller_that_is_cancelled_just_before_its_answer_harms_nobody() -> None:
+    runtime = FakeRuntime(TABLE)
+    engine = Engine(runtime, Limits(9, 9, 0), Metrics(), inline=True)
+    await engine.warm_up()
+    gone = asyncio.create_task(engine.predict(runtime.images([0]), 0.6))
+    stays = asyncio.create_task(engine.predict(runtime.images([2]), 0.6))
+    await asyncio.sleep(0)  # both are in the queue, and the run that answers the first is due
+    gone.cancel()
+    assert stages_of(await stays) == [2]
+    assert (gone.cancelled(), engine.in_hand) == (True, 0)
+    engine.close()
+
+
 async def test_one_image_that_is_late_fails_its_request_whatever_the_others_have() -> None:
     clock = FakeClock()
     costs = Costs((1,), ((0.5,), (0.3,), (0.3,)))

@@ -71,6 +71,13 @@ def test_a_network_comes_back_bit_for_bit_in_eval_mode(tmp_path: Path) -> None:
     assert same(state(net), state(network()))
 
 
+def test_a_network_comes_back_for_the_size_of_images_it_was_made_for(tmp_path: Path) -> None:
+    save_network(tmp_path / "net.safetensors", models.build("vgg16_tiny", 10, 64), "vgg16_tiny", 10, 64)
+    name, net = load_network(tmp_path / "net.safetensors")
+    assert name == "vgg16_tiny"
+    assert net(torch.zeros(1, 3, 64, 64)).shape == (1, 10)
+
+
 def test_the_same_network_is_the_same_file(tmp_path: Path) -> None:
     files = set()
     for number in range(10):

@@ -53,6 +53,11 @@ def test_train_says_how_it_goes_on_stderr(recipe: Path, tmp_path: Path) -> None:
     [
         ("schedule.epohcs=3", "schedule.epohcs"),
         ("student.model=lenet", "no network is called 'lenet'"),
+        (
+            "student.model=vgg16_tiny",
+            "student: vgg16_tiny halves an image five times, and one of 8 pixels is too small",
+        ),
+        ("student.model=torchvision:alexnet", "student: the network cannot take images of 8 pixels"),
         ("schedule.lr=1.0e+30", "lower schedule.lr"),
         ("data.name=imagefolder:/nowhere", "/nowhere"),
         ("runtime.device=cuda:99", "GPU"),

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from cascade.manifest import Preprocess
 from cascade.pixels import normalise
-from training.data import Batches, Data, Split, crop_flip, draw_dv, load, measure
+from training.data import Batches, Data, Split, crop_flip, load
 from training.recipe import Augment, DataConfig
+from training.splits import draw_dv, measure
 
 pytestmark = pytest.mark.train
 

@@ -155,8 +155,17 @@ def test_teachers_of_other_widths_and_depths_fit(name: str, teacher: str) -> Non
     assert all(torch.isfinite(loss) for loss in trained.losses(batch(*LABELS)).values())
 
 
+@pytest.mark.parametrize(
+    ("teacher", "student"), [("vgg13", "mobilenetv2_half"), ("resnet32x4", "shufflenetv2"), ("wrn_40_2_preact", "vgg8")]
+)
+def test_pairs_of_different_families_fit(teacher: str, student: str) -> None:
+    nets = Networks(models.build(student, 4), models.build(teacher, 4))
+    for name in FEATURES:
+        assert list(made(name, nets, training_set(size=32)).trainable())
+
+
 class Halves(nn.Module):
-    """Images at half or another share of their sides, before a network's stem."""
+    """A network's stem whose map is pooled to another size."""
 
     def __init__(self, net: Network, side: int) -> None:
         super().__init__()

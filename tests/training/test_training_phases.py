@@ -90,6 +90,17 @@ def test_before_the_labels_come_boundaries_move_all_but_the_classifier() -> None
     ]
 
 
+def test_before_the_labels_come_a_last_batch_norm_is_as_it_was_and_only_read() -> None:
+    student = models.build("wrn_10_1_preact", 4)
+    how = first_phase("ab", Networks(student, frozen("wrn_10_1_preact", 1)))
+    assert isinstance(student, Network)
+    before = state(student.head)
+    one_step(how)
+    assert same(state(student.head), before)
+    assert not any(module.training for module in student.head.modules())
+    assert not {id(value) for value in student.head.parameters()} & {id(value) for value in how.trainable()}
+
+
 def test_the_labels_do_not_matter_before_they_come() -> None:
     for name in ("ab", "ft"):
         how = first_phase(name).eval()

@@ -20,7 +20,7 @@ from cascade.pixels import to_pixels
 from tests.training.folders import COLOURS, image_folder
 from training.data import load
 from training.recipe import DataConfig
-from training.sources import IN_MEMORY_BYTES, Decoded, Decoder, decode, digit_scans, split_by_class
+from training.sources import IN_MEMORY_BYTES, Decoded, Decoder, _listed, decode, digit_scans, split_by_class
 
 pytestmark = pytest.mark.train
 
@@ -135,6 +135,24 @@ def test_a_train_folder_alone_is_not_taken_for_a_class(tmp_path: Path) -> None:
     image_folder(tmp_path / "train")
     with pytest.raises(RecipeError, match="one class"):
         load(DataConfig(name=f"imagefolder:{tmp_path}"), quiet=True)
+
+
+def test_files_come_in_the_order_of_torchvision(tmp_path: Path) -> None:
+    from torchvision.datasets import ImageFolder
+
+    for place in ("bee/deep", "bee/a", "ant"):
+        image_folder(tmp_path / place, (2,), names=("x",))
+    (tmp_path / "ant" / "notes.txt").write_text("no image")
+    Image.new("RGB", (8, 8)).save(tmp_path / "bee" / "LOUD.PNG")
+    listed, theirs = _listed(tmp_path), ImageFolder(str(tmp_path))
+    assert (listed.samples, listed.targets, listed.classes) == (theirs.samples, theirs.targets, theirs.classes)
+
+
+def test_a_class_without_images_is_named(tmp_path: Path) -> None:
+    image_folder(tmp_path)
+    (tmp_path / "wasp").mkdir()
+    with pytest.raises(RecipeError, match="there is no image in wasp"):
+        decoded(f"imagefolder:{tmp_path}")
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "empty", "flat"])

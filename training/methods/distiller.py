@@ -142,7 +142,8 @@ def features(net: nn.Module | None, images: Tensor, *, preact: bool = False) -> 
     """A network's features, in float32."""
     assert isinstance(net, Network), "checked at construction"
     found = net.features(images, preact=preact)
-    return dataclasses.replace(found, maps=[x.float() for x in found.maps], logits=found.logits.float())
+    maps = [x.float() for x in found.maps]
+    return dataclasses.replace(found, maps=maps, logits=found.logits.float(), pre_pool=found.pre_pool.float())
 
 
 def in_float32(images: Tensor) -> torch.autocast:

@@ -42,7 +42,7 @@ class DML(Method):
         super().__init__(config, nets, data)
         if config.peers:
             classes = _classes(nets.student, data.size)
-            peers = [models.build(name, classes) for name in config.peers]
+            peers = [models.build(name, classes, data.size) for name in config.peers]
         else:
             peers = [another(nets.student)]
         self.peers = nn.ModuleList(peers).to(next(nets.student.parameters()).device)

@@ -8,30 +8,39 @@ import pkgutil
 from torch import nn
 
 from cascade.errors import RecipeError
-from training.models.contract import FAMILIES, Features, Network, Stage, family
+from training.models.contract import Features, Network, Stage
+from training.models.families import FAMILIES, family
 
-__all__ = ["Features", "Network", "Stage", "build", "family", "names"]
+__all__ = ["Features", "Network", "Stage", "build", "examples", "family", "names"]
+
+SIZE = 32
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 
-def build(name: str, num_classes: int) -> nn.Module:
+def build(name: str, num_classes: int, size: int = SIZE) -> nn.Module:
     """A fresh network with random weights.
 
     Args:
         name: e.g. `resnet20_a`, or `torchvision:resnet50` for any classification model of torchvision.
         num_classes: K, the width of the last layer.
+        size: pixels a side of the images; few networks depend on it, such as VGG with hidden layers.
 
     Raises:
-        RecipeError: no family knows the name.
+        RecipeError: no family knows the name, or the network cannot take such images.
     """
     for entry in FAMILIES:
         if match := entry.pattern.fullmatch(name):
-            return entry.build(match, num_classes)
-    raise RecipeError(f"no network is called {name!r}; names look like {', '.join(names())}")
+            return entry.build(match, num_classes, size)
+    raise RecipeError(f"no network is called {name!r}; names look like {', '.join(examples())}; see `rescade models`")
+
+
+def examples() -> list[str]:
+    """One real name of every family."""
+    return [entry.names[0] for entry in FAMILIES]
 
 
 def names() -> list[str]:
-    """One or two real names of every family."""
-    return [example for entry in FAMILIES for example in entry.examples]
+    """Every name in use, family by family."""
+    return [name for entry in FAMILIES for name in entry.names]

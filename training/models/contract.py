@@ -1,4 +1,4 @@
-"""The shape every network has: stem, stages, pooled classifier; and the list of families that build one by name.
+"""The shape every network has: stem, stages, head, pool, classifier.
 
 A network can be left and entered after any stage, gives its features when asked, and knows nothing of input
 normalisation, which belongs to the data and to the bundle's manifest.
@@ -6,7 +6,6 @@ normalisation, which belongs to the data and to the bundle's manifest.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,76 +20,134 @@ class Features:
     """What a network computed on the way to its logits.
 
     Attributes:
-        maps: stem output, one map a stage, then the pooled vector: (B, C, H, W) but for the last, (B, C).
+        maps: stem output and one map a stage, (B, C, H, W); last the vector that the classifier reads, (B, D).
         logits: (B, K).
+        pre_pool: the map that is pooled, (B, C, H, W): the last stage's, or what the head made of it.
     """
 
     maps: list[Tensor]
     logits: Tensor
+    pre_pool: Tensor
 
 
 class Stage(nn.Module):
-    """A run of blocks that ends in a ReLU which can be left out, for methods that compare pre-activations."""
+    """A run of blocks. Where the last one has a method `preact`, the stage ends in a ReLU that can be left out."""
 
     def __init__(self, *blocks: nn.Module) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', H', W'), after the last ReLU."""
+        """(B, C, H, W) -> (B, C', H', W')."""
         for block in self.blocks:
             x = block(x)
         return x
 
-    def preact(self, x: Tensor) -> Tensor:
-        """The same without the last ReLU."""
+    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same map, and the one before its last ReLU; one and the same where the stage ends in none."""
         for block in self.blocks[:-1]:
             x = block(x)
         last = self.blocks[-1]
-        result: Tensor = last.preact(x)  # type: ignore[operator]
-        return result
+        if not hasattr(last, "preact"):
+            x = last(x)
+            return x, x
+        before: Tensor = last.preact(x)  # type: ignore[operator]
+        return torch.relu(before), before
+
+
+class GlobalPool(nn.Module):
+    """Global average pooling: (B, C, H, W) -> (B, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The mean over height and width."""
+        return x.mean((2, 3))
 
 
 class Network(nn.Module):
-    """Stem, stages, global average pool, one linear classifier.
+    """Stem, stages, perhaps a head, a pool, one linear classifier.
+
+    Args:
+        stem: as below.
+        stages: as below.
+        pre_pool_channels: as below.
+        num_classes: K.
+        head: what lies between the last stage and the pool; default nothing.
+        pool: default global average pooling.
+        width: D, where the pool changes the number of channels.
 
     Attributes:
         stem: images (B, 3, H, W) -> first map.
         stages: maps -> maps, in order.
-        classifier: pooled vector (B, C) -> logits (B, K).
-        pre_pool_channels: C of the last map.
+        head: last stage's map -> the map that is pooled, such as MobileNetV2's last convolution.
+        pool: that map (B, C, H, W) -> vector (B, D), with the hidden layers of networks that have some.
+        classifier: vector (B, D) -> logits (B, K).
+        pre_pool_channels: C of the map that is pooled.
     """
 
-    def __init__(self, stem: nn.Module, stages: list[Stage], pre_pool_channels: int, num_classes: int) -> None:
+    classifier: nn.Linear
+
+    def __init__(
+        self,
+        stem: nn.Module,
+        stages: list[Stage],
+        pre_pool_channels: int,
+        num_classes: int,
+        *,
+        head: nn.Module | None = None,
+        pool: nn.Module | None = None,
+        width: int | None = None,
+    ) -> None:
         super().__init__()
         self.stem = stem
         self.stages = nn.ModuleList(stages)
+        self.head = head or nn.Identity()
+        self.pool = pool or GlobalPool()
         self.pre_pool_channels = pre_pool_channels
-        self.classifier = nn.Linear(pre_pool_channels, num_classes)
+        self.classifier = nn.Linear(width or pre_pool_channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, 3, H, W)."""
-        return self.run_from(self.run_to(images, len(self.stages)), len(self.stages))
+        return self.classify(self.pre_pool(images))
 
     def features(self, images: Tensor, *, preact: bool = False) -> Features:
         """Every map and the logits, in one pass.
 
         Args:
             images: (B, 3, H, W) float, normalised.
-            preact: give each stage's map before its last ReLU (AB compares those); stem and vector are unchanged.
+            preact: give each stage's map as it is before a ReLU (AB compares those): the stage's own last one where it
+                ends in one, otherwise as `before_relu` says; stem and vector are unchanged.
         """
         x = self.stem(images)
         maps = [x]
-        for stage in self.stages:
+        for number, stage in enumerate(self.stages):
             if preact:
-                before = stage.preact(x)  # type: ignore[operator]
-                maps.append(before)
-                x = torch.relu(before)
+                x, before = stage.both(x)  # type: ignore[operator]
+                maps.append(self.before_relu(number, before))
             else:
                 x = stage(x)
                 maps.append(x)
-        pooled = pool(x)
-        return Features([*maps, pooled], self.classifier(pooled))
+        pre_pool = self.head(x)
+        vector = self.pool(pre_pool)
+        return Features([*maps, vector], self.classifier(vector), pre_pool)
+
+    def before_relu(self, number: int, x: Tensor) -> Tensor:
+        """What `features(preact=True)` gives for a stage.
+
+        Args:
+            number: of the stage, from 0.
+            x: its map before its last ReLU.
+        """
+        return x
+
+    def pre_pool(self, images: Tensor) -> Tensor:
+        """The map that is pooled, (B, C, H, W)."""
+        x: Tensor = self.head(self.run_to(images, len(self.stages)))
+        return x
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Logits (B, K) from the map that `pre_pool` gives."""
+        logits: Tensor = self.classifier(self.pool(x))
+        return logits
 
     def run_to(self, images: Tensor, stage: int) -> Tensor:
         """The map after `stage` stages (0 = the stem alone)."""
@@ -103,8 +160,7 @@ class Network(nn.Module):
         """Logits (B, K) from the map that `run_to(images, stage)` gives."""
         for part in self.stages[stage:]:
             x = part(x)
-        logits: Tensor = self.classifier(pool(x))
-        return logits
+        return self.classify(self.head(x))
 
     def cut(self, stage: int) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
         """The network in two halves that share its weights: up to `stage`, and from there to the logits.
@@ -117,31 +173,14 @@ class Network(nn.Module):
         return (lambda images: self.run_to(images, stage)), (lambda x: self.run_from(x, stage))
 
 
-def pool(x: Tensor) -> Tensor:
-    """Global average pooling: (B, C, H, W) -> (B, C)."""
-    return x.mean((2, 3))
+def initialise(net: Network) -> Network:
+    """Give every convolution Kaiming-normal weights by its outputs and no bias; the rest stays as torch makes it.
 
-
-Builder = Callable[[re.Match[str], int], nn.Module]
-
-
-@dataclass(frozen=True)
-class Family:
-    """A pattern of names and what builds them; `examples` are real names, for messages and tests."""
-
-    pattern: re.Pattern[str]
-    build: Builder
-    examples: tuple[str, ...]
-
-
-FAMILIES: list[Family] = []
-
-
-def family(pattern: str, *examples: str) -> Callable[[Builder], Builder]:
-    """Register a builder for every model name that matches `pattern` as a whole."""
-
-    def add(build: Builder) -> Builder:
-        FAMILIES.append(Family(re.compile(pattern), build, examples))
-        return build
-
-    return add
+    Source: He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", 2015, Eq. 14.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return net

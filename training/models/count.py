@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from cascade.errors import RecipeError
 
 
 def params(net: nn.Module) -> int:
@@ -14,28 +15,21 @@ def params(net: nn.Module) -> int:
 
 
 def macs(net: nn.Module, size: int) -> int:
-    """Multiply-accumulates of convolutions and linear layers for one image of size x size; biases are ignored.
+    """Multiply-accumulates of convolutions and matrix products for one image of size x size; biases are ignored.
 
-    What papers print as FLOPs.
+    What papers print as FLOPs. Shapes decide it, so nothing is computed: the network runs on tensors without numbers.
+
+    Raises:
+        RecipeError: the network cannot take images of this size.
     """
-    total = 0
-
-    def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        nonlocal total
-        if isinstance(module, nn.Conv2d):
-            kernel = module.kernel_size[0] * module.kernel_size[1]
-            total += output.numel() * kernel * module.in_channels // module.groups
-        elif isinstance(module, nn.Linear):
-            total += output.numel() * module.in_features
-
-    hooks = [module.register_forward_hook(count) for module in net.modules()]
+    shapes = {name: value.to("meta") for name, value in net.state_dict(keep_vars=True).items()}
     training = net.training
-    device = next(net.parameters()).device
     try:
-        with torch.no_grad():
-            net.eval().forward(torch.zeros(1, 3, size, size, device=device))
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            torch.func.functional_call(net.eval(), shapes, torch.zeros(1, 3, size, size, device="meta"))
+    except (AssertionError, RuntimeError) as error:
+        raise RecipeError(f"the network cannot take images of {size} pixels: {error}") from error
     finally:
         net.train(training)
-        for hook in hooks:
-            hook.remove()
-    return total
+    total: int = counter.get_total_flops()
+    return total // 2

@@ -16,8 +16,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from cascade.errors import CascadeError, DeadlineExceeded, NotReady, Overloaded
+from server.journal import Record
 from server.logs import request_id
-from server.middleware import Record
 from server.oip.compression import compress
 from server.oip.request import HEADER
 from tests.builders import encoded, random_inputs, random_photo
