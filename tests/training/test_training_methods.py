@@ -74,6 +74,14 @@ def test_losses_are_named_finite_scalars(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TRAINED)
+def test_losses_are_float32_whatever_the_precision_of_the_forward_pass(name: str) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = method(name).losses(batch(*LABELS))
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+@pytest.mark.parametrize("name", TRAINED)
 def test_everything_trainable_gets_a_gradient(name: str) -> None:
     trained = method(name)
     parameters = list(trained.trainable())
