@@ -1,4 +1,6 @@
-"""The one command's front door, `rescade train | evaluate | export | verify | show | serve | bench`, and the client's.
+"""The one command's front door, `rescade train | evaluate | export | calibrate | verify | show | serve | bench`.
+
+It is the client's as well.
 
 Each verb lives in its own package and is imported only when asked for, so that serving never loads torch. So are the
 classes that a program which uses a server imports from here: `from rescade import Client`.
@@ -25,8 +27,17 @@ VERBS = {
     "methods": ("training.__main__", "methods_command", "List the training methods."),
     "models": ("training.__main__", "models_command", "List the networks, with their cost."),
     "export": ("export.__main__", "export_command", "Make a bundle of a finished run."),
+    "calibrate": (
+        "export.__main__",
+        "calibrate_command",
+        "Find thresholds with a guarantee, and write them into a bundle.",
+    ),
     "verify": ("export.__main__", "verify_command", "Check a bundle, and run it."),
     "show": ("export.__main__", "show_command", "Say what is in a bundle."),
+    "profile": ("export.compare", "profile_command", "Say what networks take, side by side."),
+    "golden": ("export.trust", "golden_command", "Give a bundle golden samples."),
+    "keygen": ("export.trust", "keygen_command", "Make a pair of keys to sign bundles with."),
+    "sign": ("export.trust", "sign_command", "Sign a bundle."),
     "serve": ("server.__main__", "serve", "Serve a bundle over HTTP."),
     "bench": ("bench.__main__", "bench_command", "Measure a running server."),
 }
@@ -37,7 +48,17 @@ FOR_PROGRAMS = {
     "Refused": "bench.errors",
     "Retry": "bench.retry",
 }
-TRAINING_PACKAGES = {"torch", "torchvision", "onnx", "onnxscript", "yaml", "safetensors", "sklearn", "tensorboard"}
+TRAINING_PACKAGES = {
+    "torch",
+    "torchvision",
+    "onnx",
+    "onnxscript",
+    "yaml",
+    "safetensors",
+    "scipy",
+    "sklearn",
+    "tensorboard",
+}
 
 
 def __getattr__(name: str) -> Any:

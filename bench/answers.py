@@ -64,7 +64,7 @@ class Answer(Received):
     Attributes:
         model: name of the bundle.
         version: its version.
-        threshold: the one that was applied.
+        threshold: the one that was applied; several where a profile has one a stage.
         predictions: one an image, in the order they were sent.
         request_id: the name of the request in the server's log.
         received_at: reading of the client's clock when the last byte arrived, seconds.
@@ -72,7 +72,7 @@ class Answer(Received):
 
     model: str
     version: str
-    threshold: float
+    threshold: float | tuple[float, ...]
     predictions: Annotated[tuple[Prediction, ...], Field(min_length=1)]
     request_id: str | None = Field(default=None, exclude=True)
     received_at: float = Field(default=0.0, exclude=True)

@@ -36,6 +36,7 @@ class Options(TypedDict, total=False):
 
     Attributes:
         threshold: energy to be exceeded at an exit.
+        profile: thresholds of the bundle by their name, instead.
         max_stage: last stage that may run; 0 is S0 alone.
         top_k: how many classes to name.
         logits: whether to give the logits.
@@ -46,6 +47,7 @@ class Options(TypedDict, total=False):
     """
 
     threshold: float | None
+    profile: str | None
     max_stage: int | None
     top_k: int | None
     logits: bool
@@ -108,6 +110,7 @@ def target(options: Options) -> str:
             "top_k": options.get("top_k"),
             "logits": options.get("logits"),
             "allow_truncated": options.get("allow_truncated"),
+            "profile": options.get("profile"),
         }
     )
 

@@ -11,7 +11,7 @@ from bench.errors import AskedWrongly
 BINARY = "application/octet-stream"
 
 
-def predict_target(options: Mapping[str, float | bool | None]) -> str:
+def predict_target(options: Mapping[str, float | bool | str | None]) -> str:
     """The path and query of a question.
 
     Args:

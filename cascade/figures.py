@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascade.combine import EnergyDefinition
-from cascade.exits import Floats, energy
+from cascade.exits import Floats, Threshold, energy
 from cascade.manifest import Figures, NetworkFigures
 from cascade.replay import replay
 
@@ -62,7 +62,7 @@ def accuracy(logits: Floats, labels: NDArray[np.int64]) -> float:
     return float((logits.argmax(axis=1) == labels).mean())
 
 
-def measure(sample: Sample, threshold: float, definition: EnergyDefinition) -> Figures:
+def measure(sample: Sample, threshold: Threshold, definition: EnergyDefinition) -> Figures:
     """Everything a manifest says about one split."""
     cumulative = np.cumsum(sample.costs)
     sums = tuple(

@@ -10,15 +10,30 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-FORMAT_VERSION: Literal[1] = 1
+from cascade.exits import Threshold
+
+FORMAT_VERSION: Literal[2] = 2
+READABLE = (1, 2)  # version 1 had no digest, golden samples, profiles, precisions and fused file, and means the same
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Precision = Literal["fp32", "fp16", "int8"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _stays_inside(value: str) -> str:
+    path = PurePosixPath(value)
+    plain = value == str(path) and "\\" not in value and ":" not in value and "\0" not in value
+    if not plain or path.is_absolute() or ".." in path.parts or not path.name:
+        raise ValueError(f"{value!r} must be a relative POSIX path inside the bundle, like 'stage0.onnx'")
+    return value
+
+
+Inside = Annotated[str, AfterValidator(_stays_inside)]
 
 
 class Frozen(BaseModel):
@@ -58,22 +73,45 @@ class Stage(Frozen):
 
     role: Literal["student", "residual"]
     network: str
-    file: str
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    file: Inside
+    sha256: Sha256
     params: Count
     macs: Count
     input: Tensor
     output: Tensor
     precision: Precision = "fp32"
 
-    @field_validator("file")
-    @classmethod
-    def _stays_inside(cls, value: str) -> str:
-        path = PurePosixPath(value)
-        plain = value == str(path) and "\\" not in value and ":" not in value and "\0" not in value
-        if not plain or path.is_absolute() or ".." in path.parts or not path.name:
-            raise ValueError(f"{value!r} must be a relative POSIX path inside the bundle, like 'stage0.onnx'")
-        return value
+
+class Value(Frozen):
+    """One input or output of the fused graph; `None` in the shape is an open dimension.
+
+    Attributes:
+        name: its name in the graph.
+        shape: e.g. (None, 10).
+        dtype: element type.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    shape: tuple[Annotated[int, Field(gt=0)] | None, ...]
+    dtype: Literal["float32", "float64", "int32", "int64", "uint8"]
+
+
+class Fused(Frozen):
+    """The whole cascade as one ONNX file, beside the stages it was made of.
+
+    Attributes:
+        file: POSIX path of the file, relative to the bundle, inside it.
+        sha256: digest of the file, 64 hex digits.
+        inputs: images and threshold.
+        outputs: logits, label, exit stage and energy of each sample.
+        pixels: whether preprocessing is in the graph, so that images are uint8, (N, H, W, 3) of any size.
+    """
+
+    file: Inside
+    sha256: Sha256
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    pixels: bool = False
 
 
 class Preprocess(Frozen):
@@ -177,6 +215,89 @@ class Figures(Frozen):
     exits: tuple[Share, ...]
 
 
+class Estimate(Frozen):
+    """A mean over samples, and the ends of its confidence interval."""
+
+    value: Annotated[float, Field(ge=0)]
+    low: Annotated[float, Field(ge=0)]
+    high: Annotated[float, Field(ge=0)]
+
+
+class Latency(Frozen):
+    """What the stages took at batch 1, and on what.
+
+    Attributes:
+        stages_ms: median milliseconds of each stage.
+        mean_ms: of a sample of the cascade, at the profile's thresholds.
+        hardware: what it was measured on.
+    """
+
+    stages_ms: tuple[Annotated[float, Field(ge=0)], ...]
+    mean_ms: Annotated[float, Field(ge=0)]
+    hardware: str
+
+
+class Profile(Frozen):
+    """Thresholds under a name, with what they keep and how that is known.
+
+    Attributes:
+        name: by which requests ask for them.
+        rule: `paper` (rho times the mean energy), `accuracy` and `agreement` (lose at most `eps`, with probability
+            1 - `delta`), `cost` and `latency` (the most accurate within `budget`).
+        thresholds: one for all stages, or one for each but the last.
+        certified: whether the rule is kept with the probability that it names; if not, nothing is promised, and where
+            nothing could be, the thresholds are those of the full cascade.
+        method: how they were found, in words.
+        eps: what may be lost: accuracy, or agreement with the full cascade.
+        delta: probability, over the draw of the calibration samples, that more is lost.
+        per_exit: whether it is kept among those that leave at each stage, or on average only.
+        budget: mean MACs, or mean milliseconds, a sample.
+        rho: share of the full cascade's mean energy.
+        data: what the samples are.
+        samples: those that the figures below are from; of them come the certificates.
+        searched: those that said where to look, and nothing else.
+        seed: of the draw between them.
+        fingerprint: sha256 over indices and labels of the samples, where they are a recipe's.
+        seen: whether the networks were trained on the samples: `no` and `yes` are known, `unknown` is not.
+        confidence: of each interval below.
+        accuracy: share of right answers; none without labels.
+        full_accuracy: the same of the full cascade.
+        agreement: share of answers that are the full cascade's.
+        macs: mean multiply-accumulates a sample.
+        exits: share of samples that leave at each stage.
+        latency: where it was measured.
+    """
+
+    name: Name
+    rule: Literal["paper", "accuracy", "agreement", "cost", "latency"]
+    thresholds: Annotated[tuple[float, ...], Field(min_length=1)]
+    certified: bool
+    method: str
+    eps: Share | None = None
+    delta: Share | None = None
+    per_exit: bool | None = None
+    budget: Annotated[float, Field(gt=0)] | None = None
+    rho: Annotated[float, Field(gt=0)] | None = None
+    data: str
+    samples: Annotated[int, Field(gt=0)]
+    searched: Count = 0
+    seed: int = 0
+    fingerprint: str | None = None
+    seen: Literal["no", "yes", "unknown"]
+    confidence: Share = 0.95
+    accuracy: Estimate | None = None
+    full_accuracy: Estimate | None = None
+    agreement: Estimate
+    macs: Estimate
+    exits: tuple[Estimate, ...]
+    latency: Latency | None = None
+
+    @property
+    def threshold(self) -> Threshold:
+        """What a cascade takes: one number, or one a stage but the last."""
+        return self.thresholds[0] if len(self.thresholds) == 1 else self.thresholds
+
+
 class Quantiser(Frozen):
     """How the int8 stages of a bundle were made: unsigned activations with fixed ranges, signed weights a channel.
 
@@ -201,6 +322,22 @@ class Quantiser(Frozen):
         if (self.method == "percentile") != (self.percentile is not None):
             raise ValueError("percentile is for method 'percentile', and needed there")
         return self
+
+
+class GoldenFile(Frozen):
+    """A few images of D_v with the logits that every stage must give for them; `cascade.golden` has the format.
+
+    Attributes:
+        file: POSIX path, relative to the bundle, inside it.
+        sha256: digest of the file.
+        samples: how many images.
+        tolerance: a stage's largest difference of a logit that another machine or device may bring.
+    """
+
+    file: Inside
+    sha256: Sha256
+    samples: Annotated[int, Field(gt=0, le=1024)]
+    tolerance: tuple[Annotated[float, Field(gt=0)], ...]
 
 
 class Provenance(Frozen):
@@ -231,7 +368,7 @@ def _misfit(field: str, why: str) -> PydanticCustomError:
 class Manifest(Frozen):
     """A whole cascade, but for its weights."""
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[2] = FORMAT_VERSION
     name: Name
     version: Name
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=64)]
@@ -240,7 +377,10 @@ class Manifest(Frozen):
     exit: ExitRule
     calibration: Figures | None = None
     test: Figures | None = None
+    golden: GoldenFile | None = None
     provenance: Provenance
+    fused: Fused | None = None
+    profiles: tuple[Profile, ...] = ()
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:
@@ -267,6 +407,43 @@ class Manifest(Frozen):
             if figures is not None and len(figures.exits) != stages:
                 raise _misfit(f"{name}.exits", f"has {len(figures.exits)} entries for {stages} stages")
         return self
+
+    @model_validator(mode="after")
+    def _profiles_fit(self) -> Self:
+        stages = len(self.stages)
+        names = [profile.name for profile in self.profiles]
+        for number, profile in enumerate(self.profiles):
+            where = f"profiles[{number}]"
+            if profile.name in names[:number]:
+                raise _misfit(f"{where}.name", f"{profile.name!r} is the name of an earlier profile already")
+            if len(profile.thresholds) not in (1, stages - 1):
+                why = f"has {len(profile.thresholds)} for {stages} stages: one, or one for each stage but the last"
+                raise _misfit(f"{where}.thresholds", why)
+            if len(profile.exits) != stages:
+                raise _misfit(f"{where}.exits", f"has {len(profile.exits)} entries for {stages} stages")
+        return self
+
+    @model_validator(mode="after")
+    def _beside_the_stages_fit(self) -> Self:
+        taken = [stage.file for stage in self.stages]
+        for field, entry in self._beside_the_stages():
+            if entry.file in taken:
+                raise _misfit(f"{field}.file", f"{entry.file!r} is the file of something else already")
+            taken.append(entry.file)
+        if self.golden is not None and len(self.golden.tolerance) != len(self.stages):
+            why = f"has {len(self.golden.tolerance)} entries for {len(self.stages)} stages"
+            raise _misfit("golden.tolerance", why)
+        if self.fused is not None and self.fused.pixels and self.preprocess.resize != "stretch":
+            raise _misfit("fused.pixels", f"must be false: no graph does the rule {self.preprocess.resize!r}")
+        return self
+
+    def _beside_the_stages(self) -> list[tuple[str, GoldenFile | Fused]]:
+        found = (("golden", self.golden), ("fused", self.fused))
+        return [(field, entry) for field, entry in found if entry is not None]
+
+    def files(self) -> list[tuple[str, Stage | GoldenFile | Fused]]:
+        """Every file beside the manifest, stages first, with the field that declares it, e.g. `stages[0]`."""
+        return [*((f"stages[{number}]", stage) for number, stage in enumerate(self.stages)), *self._beside_the_stages()]
 
     def costs(self) -> list[int]:
         """MACs of each stage, in order."""

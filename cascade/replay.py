@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cascade.combine import EnergyDefinition, first, join
 from cascade.errors import BadShape
-from cascade.exits import Floats, Scores, exits
+from cascade.exits import Floats, Scores, Threshold, exits, per_stage
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Replay:
 
 def replay(
     stage_logits: Sequence[Floats],
-    threshold: float,
+    threshold: Threshold,
     definition: EnergyDefinition = "summed",
     max_stage: int | None = None,
 ) -> Replay:
@@ -55,21 +55,23 @@ def replay(
 
     Args:
         stage_logits: one (N, K) array a stage, each the stage's own output, not a running sum.
-        threshold: energy to be exceeded. At 1 or more, with `summed`, every stage runs.
+        threshold: energy to be exceeded, for all stages or for each but the last. At 1 or more, with `summed`, every
+            stage runs.
         definition: `summed` or `accumulated`.
         max_stage: the last stage that may run; default the last there is.
 
     Raises:
-        BadShape: no stages, or their shapes differ.
+        BadShape: no stages, their shapes differ, or the thresholds are not as many as the stages but the last.
     """
     if not stage_logits or any(array.shape != stage_logits[0].shape for array in stage_logits):
         raise BadShape(f"every stage needs logits of one shape, not {[array.shape for array in stage_logits]}")
+    limits = per_stage(threshold, len(stage_logits))
     last = len(stage_logits) - 1 if max_stage is None else min(max_stage, len(stage_logits) - 1)
     logits, energies, _ = first(stage_logits[0].astype(np.float32))
     stages = np.zeros(len(logits), np.int64)
     going = np.arange(len(logits))
     for stage in range(1, last + 1):
-        going = going[~exits(energies[going], threshold)]
+        going = going[~exits(energies[going], limits[stage - 1])]
         if not going.size:
             break
         residual = stage_logits[stage][going].astype(np.float32)

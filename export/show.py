@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.table import Table
 
-from cascade.manifest import ExitRule, Manifest, Quantiser
+from cascade.manifest import ExitRule, Manifest, Profile, Quantiser
 from cascade.table import HEADER, exits_line, rows
 
 
@@ -17,7 +19,35 @@ def tables(manifest: Manifest) -> list[Table]:
             for row in rows(figures):
                 table.add_row(*row)
             result.append(table)
+    if manifest.profiles:
+        result.append(profile_table(manifest.profiles))
     return result
+
+
+def profile_table(profiles: Sequence[Profile]) -> Table:
+    """One row a profile."""
+    table = Table("profile", "keeps", "sure", "threshold", "accuracy", "as full", "MACs", title="profiles")
+    for profile in profiles:
+        table.add_row(
+            profile.name,
+            rule_in_words(profile),
+            f"{1 - profile.delta:.0%}" if profile.certified and profile.delta is not None else "no",
+            ", ".join(f"{value:.6f}" for value in profile.thresholds),
+            "" if profile.accuracy is None else f"{profile.accuracy.value:.2%}",
+            f"{profile.agreement.value:.2%}",
+            f"{profile.macs.value / 1e6:.2f} M",
+        )
+    return table
+
+
+def rule_in_words(profile: Profile) -> str:
+    """What a profile is to keep, in a few words."""
+    if profile.eps is not None and profile.delta is not None:
+        where = "per exit" if profile.per_exit else "on average"
+        return f"lose ≤ {100 * profile.eps:g} % {profile.rule} {where}"
+    if profile.budget is not None:
+        return f"≤ {profile.budget / 1e6:g} M MACs" if profile.rule == "cost" else f"≤ {profile.budget:g} ms"
+    return f"{profile.rho:g} of the mean energy"
 
 
 def _stages(manifest: Manifest) -> Table:

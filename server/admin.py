@@ -22,7 +22,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     401: {"model": Failure, "description": "no key"},
     403: {"model": Failure, "description": "the wrong key"},
 }
-KNOWN = ("threshold", "max_stage")
+KNOWN = ("threshold", "max_stage", "profile")
 CHANGES: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -34,6 +34,10 @@ CHANGES: dict[str, Any] = {
                     "properties": {
                         "threshold": {"type": ["number", "null"], "description": "energy to be exceeded"},
                         "max_stage": {"type": ["integer", "null"], "minimum": 0, "description": "the last stage"},
+                        "profile": {
+                            "type": ["string", "null"],
+                            "description": "thresholds by name; not with threshold",
+                        },
                     },
                 },
                 "example": {"threshold": 0.8, "max_stage": None},
@@ -99,7 +103,9 @@ def read_changes(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise RequestError(f"the body is not JSON: {str(error)[:200]}") from error
     if not isinstance(document, dict) or not document or set(document) - set(KNOWN):
-        raise RequestError('the body must be like {"threshold": 0.8, "max_stage": null}: one of them, or both')
+        raise RequestError('the body must be like {"threshold": 0.8, "max_stage": null}, or {"profile": "accuracy-1"}')
+    if document.get("threshold") is not None and document.get("profile") is not None:
+        raise RequestError("threshold and profile are both given: give one, since a profile is a threshold by name")
     return {name: None if value is None else FROM_JSON[name](name, value) for name, value in document.items()}
 
 

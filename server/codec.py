@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 
 from cascade.errors import BadShape, DeadlineExceeded, RequestError, TooLarge, UnsupportedType
-from cascade.exits import Floats
+from cascade.exits import Floats, Threshold
 from cascade.manifest import Manifest, Preprocess
 from cascade.pixels import Pixels
 from server.engine import Outcome
@@ -201,7 +201,7 @@ def decode(question: Question, rule: Preprocess, caps: Caps, is_late: Callable[[
     return pixels
 
 
-def encode(outcomes: Sequence[Outcome], manifest: Manifest, threshold: float, options: Options) -> bytes:
+def encode(outcomes: Sequence[Outcome], manifest: Manifest, threshold: Threshold, options: Options) -> bytes:
     """Write the answer as JSON. A number that is not finite, which JSON cannot say, becomes null."""
     predictions = []
     for outcome in outcomes:

@@ -16,11 +16,13 @@ class Override:
 
     Attributes:
         threshold: energy to be exceeded.
+        profile: name of thresholds that replace it; never with a threshold.
         max_stage: the last stage that may run.
     """
 
     threshold: float | None = None
     max_stage: int | None = None
+    profile: str | None = None
 
 
 @dataclass(frozen=True)

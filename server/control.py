@@ -33,7 +33,7 @@ from server.commands import (
     SetControls,
     Unload,
 )
-from server.library import Identity, Library, Plan, identity
+from server.library import Identity, Library, Plan, check_profile, identity
 
 logger = logging.getLogger(__name__)
 
@@ -154,10 +154,14 @@ class Coordinator:
         await self._tell_all(self._members, agreed.commit(), COMMIT_S)
 
     async def _set_controls(self, name: str, changes: Mapping[str, Any]) -> tuple[Override, Override]:
-        if name not in {bundle.manifest.name for bundle in self._agreed.bundles}:
+        manifests = [bundle.manifest for bundle in self._agreed.bundles if bundle.manifest.name == name]
+        if not manifests:
             raise NotFound(f"there is no model {name!r}")
+        profile = changes.get("profile")
+        for manifest in manifests:
+            check_profile(manifest, profile)
         old = self._agreed.overrides.get(name, Override())
-        new = replace(old, **changes)
+        new = replace(old, **_without_rival(changes))
         await self._agree(replace(self._agreed, overrides={**self._agreed.overrides, name: new}))
         return old, new
 
@@ -185,6 +189,13 @@ class Coordinator:
             if (finding.name, finding.version) not in there
         ]
         return [*held, *broken, *(Known(name, "", "UNAVAILABLE", "unloaded") for name in sorted(self._library.out))]
+
+
+def _without_rival(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A profile takes the place of a threshold, and a threshold that of a profile."""
+    rivals = (("threshold", "profile"), ("profile", "threshold"))
+    gone = {rival: None for name, rival in rivals if changes.get(name) is not None}
+    return {**changes, **gone}
 
 
 def _rows(plan: Plan) -> tuple[Row, ...]:

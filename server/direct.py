@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl
 from starlette.types import Scope
 
 from cascade.errors import CascadeError
+from cascade.exits import Threshold
 from server.codec import LIGHT_PIXELS
 from server.engine import Outcome, Request
 from server.images import light, read_image
@@ -59,7 +60,7 @@ class Inquiry:
     predictor: Predictor | None = None
     model: Model | None = None
     options: Options = PLAIN
-    threshold: float = 0.0
+    threshold: Threshold = 0.0
     began: float = 0.0
     decoded: float = 0.0
     request: Request | None = None
@@ -128,7 +129,7 @@ class Direct:
         inquiry.began = time.perf_counter()
         pixels = read_image(body, model.manifest.preprocess, predictor.caps.pixels, "the image")
         inquiry.decoded = time.perf_counter()
-        inquiry.threshold = controls.threshold if options.threshold is None else options.threshold
+        inquiry.threshold = model.threshold(options.threshold, options.profile, controls)
         inquiry.request = model.engine.begin(
             (pixels,),
             inquiry.threshold,

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from cascade.combine import EnergyDefinition, Sums, first, join
 from cascade.errors import DeadlineExceeded, NotReady, Overloaded, StageFailed
-from cascade.exits import Floats, exits
+from cascade.exits import Floats, Threshold, at, exits
 from server.costs import Costs
 from server.metrics import Metrics, ModelMetrics
 from server.runtime import Image, Images, Runtime
@@ -94,7 +94,7 @@ class _Sample:
     request: Request
     position: int
     image: Image
-    threshold: float
+    threshold: Threshold
     joined: float
     logits: Floats
     shares: Floats
@@ -231,7 +231,7 @@ class Engine:
     async def predict(
         self,
         images: Images,
-        threshold: float,
+        threshold: Threshold,
         max_stage: int | None = None,
         deadline: float = NEVER,
         may_truncate: bool = False,
@@ -263,7 +263,7 @@ class Engine:
     def begin(
         self,
         images: Images,
-        threshold: float,
+        threshold: Threshold,
         answered: Answered,
         max_stage: int | None = None,
         deadline: float = NEVER,
@@ -274,7 +274,7 @@ class Engine:
 
         Args:
             images: (N, 3, H, W), or N of (3, H, W): float32, preprocessed, or uint8 of the network's size.
-            threshold: energy to be exceeded.
+            threshold: energy to be exceeded; one for all stages, or one for each but the last.
             answered: called from the event loop with the outcomes in order, or with what went wrong; must not raise.
             max_stage: the last stage that may run.
             deadline: on the engine's clock.
@@ -386,7 +386,8 @@ class Engine:
                 output,
                 self._definition,
             )
-        return _Ran(sums, exits(sums.energies, np.asarray([sample.threshold for sample in samples])), seconds)
+        thresholds = np.asarray([at(sample.threshold, stage) for sample in samples])
+        return _Ran(sums, exits(sums.energies, thresholds), seconds)
 
     def _finish(self, batch: Batch, samples: list[_Sample], ran: _Ran | BaseException, began: float) -> None:
         self._busy = False

@@ -6,18 +6,22 @@ its end; so every answer is of one version and one threshold, whatever is change
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cascade.errors import NotReady, UnknownModel
+from cascade.errors import NotReady, UnknownModel, UnknownProfile
+from cascade.exits import Threshold
 from cascade.manifest import Manifest
 from server.commands import Override
 from server.engine import Engine
-from server.library import natural
+from server.library import check_profile, natural
 from server.metrics import Metrics
 from server.runtime import Runtime
 from server.scheduler import Limits
 from server.settings import ServerSettings
+
+logger = logging.getLogger(__name__)
 
 NO_OVERRIDES: Mapping[str, Override] = {}
 
@@ -27,11 +31,11 @@ class Controls:
     """What a request gets that does not ask for something else.
 
     Attributes:
-        threshold: energy to be exceeded.
+        threshold: energy to be exceeded; one for all stages, or one for each but the last.
         max_stage: the last stage that may run; None for the last there is.
     """
 
-    threshold: float
+    threshold: Threshold
     max_stage: int | None = None
 
 
@@ -42,19 +46,23 @@ class Model:
     is closed once the last of its requests has been answered.
 
     Args:
-        settings: limits, and the threshold that replaces the bundle's.
+        settings: limits, and the threshold or the profile that replaces the bundle's own threshold.
         runtime: runs its networks.
         metrics: told of every batch and exit.
+
+    Raises:
+        UnknownProfile: the bundle has no profile of the name that the settings give.
     """
 
     def __init__(self, settings: ServerSettings, runtime: Runtime, metrics: Metrics) -> None:
         limits = Limits(settings.max_queue, settings.max_batch, settings.max_wait_ms / 1000)
         self.manifest: Manifest = runtime.manifest
         self.document: bytes = runtime.manifest.model_dump_json().encode()
-        self.engine = Engine(runtime, limits, metrics, inline=settings.device == "cpu")
-        own = runtime.manifest.exit.threshold
-        self.own = Controls(own if settings.threshold is None else settings.threshold)
+        self._profiles = {profile.name: profile.threshold for profile in runtime.manifest.profiles}
+        bundles = runtime.manifest.exit.threshold
+        self.own = Controls(self.threshold(settings.threshold, settings.profile, Controls(bundles)))
         self.controls = self.own
+        self.engine = Engine(runtime, limits, metrics, inline=settings.device == "cpu")
         self.metrics = metrics.of_model(self.name, runtime.manifest.costs())
         self._holders, self._retired = 0, False
 
@@ -85,8 +93,23 @@ class Model:
 
     def override(self, override: Override) -> None:
         """Replace its own values from now on, where something is given."""
-        threshold = self.own.threshold if override.threshold is None else override.threshold
+        try:
+            threshold = self.threshold(override.threshold, override.profile, self.own)
+        except UnknownProfile as error:  # it came after the value was changed, and cannot be refused any more
+            threshold = self.own.threshold
+            logger.error("profile is not there", extra={"fields": {"model": self.name, "reason": str(error)}})
         self.controls = Controls(threshold, override.max_stage)
+
+    def threshold(self, threshold: float | None, profile: str | None, controls: Controls) -> Threshold:
+        """What is asked for, by number or by name, and otherwise what the controls say.
+
+        Raises:
+            UnknownProfile: there is no profile of that name; says which there are.
+        """
+        if profile is None:
+            return controls.threshold if threshold is None else threshold
+        check_profile(self.manifest, profile)
+        return self._profiles[profile]
 
     @property
     def name(self) -> str:

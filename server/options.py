@@ -20,6 +20,7 @@ class Options:
         top_k: how many classes to name, best first; more than there are names all.
         logits: whether to give the logits.
         allow_truncated: whether an answer of the stages that ran is better than none when time runs out.
+        profile: name of the bundle's thresholds to use; not with a threshold.
     """
 
     threshold: float | None = None
@@ -27,6 +28,7 @@ class Options:
     top_k: int = 1
     logits: bool = False
     allow_truncated: bool = False
+    profile: str | None = None
 
 
 def read_options(text: Iterable[tuple[str, str]], values: Iterable[tuple[str, Any]] = ()) -> Options:
@@ -37,7 +39,7 @@ def read_options(text: Iterable[tuple[str, str]], values: Iterable[tuple[str, An
         values: names and values from JSON.
 
     Raises:
-        RequestError: an option is unknown, given twice, or of the wrong kind.
+        RequestError: an option is unknown, given twice, or of the wrong kind, or two of them say the same thing.
     """
     found: dict[str, Any] = {}
     for pairs, kinds in ((text, FROM_TEXT), (values, FROM_JSON)):
@@ -47,6 +49,8 @@ def read_options(text: Iterable[tuple[str, str]], values: Iterable[tuple[str, An
             if name in found:
                 raise RequestError(f"option {name} is given twice: give it once")
             found[name] = kinds[name](name, value)
+    if "threshold" in found and "profile" in found:
+        raise RequestError("threshold and profile are both given: give one, since a profile is a threshold by name")
     return Options(**found)
 
 
@@ -69,6 +73,12 @@ def _whole(least: int) -> Callable[[str, Any], int]:
         return value
 
     return check
+
+
+def _name(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise RequestError(f"{name} must be a name, not {_shown(value)}")
+    return value
 
 
 def _flag(name: str, value: Any) -> bool:
@@ -107,6 +117,7 @@ FROM_JSON: dict[str, Callable[[str, Any], Any]] = {
     "top_k": _whole(1),
     "logits": _flag,
     "allow_truncated": _flag,
+    "profile": _name,
 }
 FROM_TEXT: dict[str, Callable[[str, str], Any]] = {
     "threshold": _parsed(float, FROM_JSON["threshold"]),
@@ -114,4 +125,5 @@ FROM_TEXT: dict[str, Callable[[str, str], Any]] = {
     "top_k": _parsed(int, FROM_JSON["top_k"]),
     "logits": _parsed(_truth, FROM_JSON["logits"]),
     "allow_truncated": _parsed(_truth, FROM_JSON["allow_truncated"]),
+    "profile": FROM_JSON["profile"],
 }

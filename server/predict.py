@@ -18,6 +18,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope
 
 from cascade.errors import CascadeError, DeadlineExceeded, RequestError
+from cascade.exits import Threshold
 from server.codec import Caps, Question, decode, encode, read_question
 from server.engine import Outcome
 from server.intake import Intake
@@ -44,7 +45,7 @@ class Answer:
         decode_s, queue_s, run_s: where the time went.
     """
 
-    threshold: float
+    threshold: Threshold
     outcomes: Sequence[Outcome]
     decode_s: float
     queue_s: float
@@ -175,7 +176,7 @@ class Predictor:
         options = question.options
         images = await self._decode(question, model, deadline)
         decoded = time.perf_counter()
-        threshold = controls.threshold if options.threshold is None else options.threshold
+        threshold = model.threshold(options.threshold, options.profile, controls)
         max_stage = controls.max_stage if options.max_stage is None else options.max_stage
         if trace is not None:
             trace.decoded(decoded - began, len(images), threshold)

@@ -13,6 +13,7 @@ from prometheus_client.metrics_core import Metric
 from starlette.requests import Request
 
 from cascade.errors import BundleError
+from cascade.exits import Threshold
 from server.codec import Question
 from server.control import Control
 from server.engine import Outcome
@@ -102,7 +103,9 @@ class Protocol:
             return work()
         return await self._predictor.in_thread(work, self._predictor.deadline(None))
 
-    async def predict(self, model: Model, question: Asked, deadline_s: float | None) -> tuple[float, Sequence[Outcome]]:
+    async def predict(
+        self, model: Model, question: Asked, deadline_s: float | None
+    ) -> tuple[Threshold, Sequence[Outcome]]:
         """Ask a model about at least one image.
 
         Args:

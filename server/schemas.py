@@ -40,7 +40,9 @@ class Answer(Wire):
 
     model: Annotated[str, Field(description="name of the bundle", examples=["cifar10"])]
     version: Annotated[str, Field(description="version of the bundle", examples=["1"])]
-    threshold: Annotated[float, Field(description="energy that had to be exceeded", examples=[0.82])]
+    threshold: Annotated[
+        float | list[float], Field(description="energy that had to be exceeded; several: one a stage", examples=[0.82])
+    ]
     predictions: Annotated[list[Prediction], Field(description="one an image, in the order they were sent")]
 
 
@@ -67,7 +69,9 @@ class Health(Wire):
 class ControlValues(Wire):
     """What a request gets that does not ask for something else."""
 
-    threshold: Annotated[float, Field(description="energy to be exceeded", examples=[0.82])]
+    threshold: Annotated[
+        float | list[float], Field(description="energy to be exceeded; several: one a stage", examples=[0.82])
+    ]
     max_stage: Annotated[int | None, Field(description="the last stage that may run; null for the last there is")]
 
 
@@ -114,6 +118,7 @@ class OverrideValues(Wire):
 
     threshold: float | None
     max_stage: int | None
+    profile: str | None
 
 
 class Changed(Wire):
@@ -150,6 +155,7 @@ _OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
         {"type": "boolean", "default": False},
         "whether an answer of the stages that ran is better than none when time runs out",
     ),
+    "profile": ({"type": "string"}, "the bundle's thresholds of that name, instead of a threshold"),
 }
 _BYTES = {"type": "string", "format": "binary"}
 _PROPERTIES = {name: {**schema, "description": text} for name, (schema, text) in _OPTIONS.items()}

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from cascade.errors import ServiceError
+from cascade.exits import Threshold
 
 PACKAGES = "opentelemetry-sdk opentelemetry-exporter-otlp-proto-http"  # the extra `otel`
 
@@ -56,13 +57,13 @@ class Trace:
 
     model: str | None = None
     version: str | None = None
-    threshold: float | None = None
+    threshold: Threshold | None = None
     images: int | None = None
     exits: list[int] | None = None
     decode: tuple[float, float] | None = None
     runs: list[Run] = field(default_factory=list)
 
-    def decoded(self, seconds: float, images: int, threshold: float) -> None:
+    def decoded(self, seconds: float, images: int, threshold: Threshold) -> None:
         """Note that decoding has just ended, and what is asked of the engine."""
         now = time.monotonic()
         self.decode = (now - seconds, now)

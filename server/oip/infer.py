@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cascade.exits import Threshold
 from cascade.manifest import Manifest
 from server.oip.compression import decompress
 from server.oip.model import Question, input_of, read_outputs, read_question
@@ -47,7 +48,7 @@ def read(body: bytes, headers: Mapping[str, str], manifest: Manifest, limits: Li
 
 
 def write(
-    asked: Asked, model: Model, threshold: float | None, outcomes: Sequence[Outcome], headers: Mapping[str, str]
+    asked: Asked, model: Model, threshold: Threshold | None, outcomes: Sequence[Outcome], headers: Mapping[str, str]
 ) -> Reply:
     """Write the answer.
 

@@ -29,7 +29,7 @@ from server.options import Options, read_options
 
 INPUT = "image"
 RANKED = ("logits", "probabilities")
-STEERING = ("threshold", "max_stage")
+STEERING = ("threshold", "max_stage", "profile")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from server.oip.datatypes import FIXED, Array, Shape, from_binary, from_json, re
 from server.oip.parameters import Parameters, read_flag, read_parameters, read_whole
 
 HEADER = "Inference-Header-Content-Length"
-REQUEST_PARAMETERS = ("binary_data_output", "priority", "timeout", "threshold", "max_stage")
+REQUEST_PARAMETERS = ("binary_data_output", "priority", "timeout", "threshold", "max_stage", "profile")
 
 
 @dataclass(frozen=True)

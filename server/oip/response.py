@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from cascade.exits import Floats, softmax
+from cascade.exits import Floats, Threshold, softmax
 from cascade.manifest import Manifest
 from server.oip.compression import choose, compress
 from server.oip.datatypes import Array, Shape, objects, to_binary, to_json
@@ -109,14 +109,16 @@ def classify(values: Floats, labels: Sequence[str], count: int) -> Array:
     return objects(named).reshape(order.shape)
 
 
-def response_parameters(threshold: float | None, outcomes: Sequence[Outcome]) -> Parameters:
+def response_parameters(threshold: Threshold | None, outcomes: Sequence[Outcome]) -> Parameters:
     """What to say beside the outputs.
 
     Args:
         threshold: that was used; None where nothing was compared with it.
         outcomes: one an image.
     """
-    said: dict[str, float | bool] = {} if threshold is None else {"threshold": threshold}
+    said: dict[str, float | bool | str] = {}
+    if threshold is not None:  # a parameter holds no list
+        said["threshold"] = ",".join(map(repr, threshold)) if isinstance(threshold, tuple) else threshold
     if any(outcome.truncated for outcome in outcomes):
         said["truncated"] = True
     return said

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from cascade.errors import BadShape, RequestError
+from cascade.exits import Threshold
 from cascade.manifest import Manifest
 from server.oip.datatypes import objects, read_datatype, read_shape, to_binary
 from server.oip.infer import Asked
@@ -126,7 +127,10 @@ def _output(tensor: Message) -> RequestedOutput:
     return RequestedOutput(tensor.name, True, read_whole(parameters, "classification", 1, where))
 
 
-def write(asked: Asked, model: Model, threshold: float | None, outcomes: Sequence[Outcome]) -> bytes:
+PARAMETERS = {bool: "bool_param", float: "double_param", str: "string_param"}
+
+
+def write(asked: Asked, model: Model, threshold: Threshold | None, outcomes: Sequence[Outcome]) -> bytes:
     """Write the answer.
 
     Args:
@@ -137,7 +141,7 @@ def write(asked: Asked, model: Model, threshold: float | None, outcomes: Sequenc
     """
     response = RESPONSES["ModelInfer"](model_name=model.name, model_version=model.version, id=asked.id or "")
     for name, value in response_parameters(threshold, outcomes).items():
-        setattr(response.parameters[name], "bool_param" if isinstance(value, bool) else "double_param", value)
+        setattr(response.parameters[name], PARAMETERS[type(value)], value)
     for output in tensors(outcomes, model.manifest, asked.outputs):
         response.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
         response.raw_output_contents.append(to_binary(output.datatype, output.array))

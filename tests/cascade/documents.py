@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from cascade.bundle import sha256
 from tests.builders import onnx_model, tiny_manifest
 
 Document = dict[str, Any]
@@ -18,6 +19,44 @@ FIGURES: Document = {
     "sums": [NETWORK, NETWORK, NETWORK],
     "adaptive": {"name": "adaptive", "accuracy": 0.9, "macs": 12000.0, "energy": None},
     "exits": [0.5, 0.3, 0.2],
+}
+
+FUSED: Document = {
+    "file": "cascade.onnx",
+    "sha256": sha256(MODELS[0]),
+    "inputs": [
+        {"name": "images", "shape": [None, 3, 8, 8], "dtype": "float32"},
+        {"name": "threshold", "shape": [None, None], "dtype": "float64"},
+    ],
+    "outputs": [{"name": "label", "shape": [None], "dtype": "int64"}],
+    "pixels": False,
+}
+
+ESTIMATE = {"value": 0.9, "low": 0.8, "high": 1.0}
+PROFILE: Document = {
+    "name": "accuracy-1",
+    "rule": "accuracy",
+    "thresholds": [0.8],
+    "certified": True,
+    "method": "in words",
+    "eps": 0.01,
+    "delta": 0.1,
+    "per_exit": True,
+    "budget": None,
+    "rho": None,
+    "data": "held out",
+    "samples": 90,
+    "searched": 10,
+    "seed": 0,
+    "fingerprint": None,
+    "seen": "no",
+    "confidence": 0.95,
+    "accuracy": ESTIMATE,
+    "full_accuracy": ESTIMATE,
+    "agreement": ESTIMATE,
+    "macs": {"value": 12000.0, "low": 11000.0, "high": 13000.0},
+    "exits": [ESTIMATE, ESTIMATE, ESTIMATE],
+    "latency": {"stages_ms": [0.2, 0.2, 0.2], "mean_ms": 0.3, "hardware": "a machine"},
 }
 
 

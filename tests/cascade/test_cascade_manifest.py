@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from cascade.bundle import MAX_MANIFEST_BYTES, parse, read_manifest
 from cascade.errors import BundleError
 from cascade.manifest import Manifest, Preprocess
-from tests.cascade.documents import FIGURES, NETWORK, Document, document, drop, put
+from tests.cascade.documents import FIGURES, FUSED, NETWORK, PROFILE, Document, document, drop, put
 
 NAN, INFINITY = float("nan"), float("inf")
 SHORT_SIDE = {"size": 8, "resize": "short_side", "resize_to": 9, "crop": "center", "mean": [0, 0, 0], "std": [1, 1, 1]}
@@ -50,12 +50,25 @@ GOOD: dict[str, Document] = {
     "labels in any script": put("labels", ["猫", "собака", "🐟", "naïve"]),
     "figures": put("test", FIGURES),
     "figures without a teacher": put("calibration", {**FIGURES, "teacher": None}),
+    "a fused file": put("fused", FUSED),
+    "a fused file that takes pixels": put("fused", {**FUSED, "pixels": True}),
+    "a fused file of numbers": put("fused", {**FUSED, "outputs": [{"name": "n", "shape": [], "dtype": "int32"}]}),
+    "no fused file": put("fused", None),
+    "written before there were fused files": drop("fused"),
+    "a profile": put("profiles", [PROFILE]),
+    "a profile with a threshold a stage": put("profiles", [{**PROFILE, "thresholds": [0.8, 0.9]}]),
+    "no profiles": drop("profiles"),
+    "the format before this one": put("format_version", 1),
     "defaults left out": drop("stages.0.input.dtype"),
 }
 
 BAD: dict[str, tuple[Document, str]] = {
     "an unknown key": (put("colour", "red"), "colour"),
     "an unknown key of a stage": (put("stages.1.colour", "red"), "stages[1].colour"),
+    "two profiles of one name": (put("profiles", [PROFILE, PROFILE]), "profiles[1].name"),
+    "thresholds for other stages": (put("profiles", [{**PROFILE, "thresholds": [0.1] * 3}]), "profiles[0].thresholds"),
+    "exits of other stages": (put("profiles", [{**PROFILE, "exits": []}]), "profiles[0].exits"),
+    "a profile without certainty": (put("profiles", [{**PROFILE, "certified": None}]), "profiles[0].certified"),
     "no name": (drop("name"), "name"),
     "no exit rule": (drop("exit"), "exit"),
     "no digest": (drop("stages.2.sha256"), "stages[2].sha256"),
@@ -63,7 +76,7 @@ BAD: dict[str, tuple[Document, str]] = {
     "a name that ends in a line break": (put("name", "cascade\n"), "name"),
     "a number for a name": (put("name", 7), "name"),
     "half a character in a name": (put("name", "\ud800"), "manifest.json"),
-    "a format from the future": (put("format_version", 2), "format_version"),
+    "a format from the future": (put("format_version", 3), "format_version"),
     "a format from the past": (put("format_version", 0), "format_version"),
     "no format version": (drop("format_version"), "format_version"),
     "a format version that is true": (put("format_version", True), "format_version"),
@@ -122,6 +135,17 @@ BAD: dict[str, tuple[Document, str]] = {
     "figures without sums": (put("test", {**FIGURES, "sums": []}), "test.sums"),
     "figures of another cascade": (put("calibration", {**FIGURES, "sums": [NETWORK]}), "calibration.sums"),
     "exits of another cascade": (put("test", {**FIGURES, "exits": [0.5, 0.5]}), "test.exits"),
+    "a fused file of a stage's name": (put("fused", {**FUSED, "file": "stage1.onnx"}), "fused.file"),
+    "a fused file outside": (put("fused", {**FUSED, "file": "../cascade.onnx"}), "fused.file"),
+    "a fused file without a digest": (put("fused", {**FUSED, "sha256": ""}), "fused.sha256"),
+    "a fused file of an unknown type": (
+        put("fused", {**FUSED, "inputs": [{"name": "x", "shape": [], "dtype": "text"}]}),
+        "fused.inputs[0].dtype",
+    ),
+    "a fused file that would have to crop": (
+        {**put("fused", {**FUSED, "pixels": True}), "preprocess": SHORT_SIDE},
+        "fused.pixels",
+    ),
     "no provenance": (drop("provenance"), "provenance"),
     "versions that are no text": (put("provenance.versions", {"torch": 2}), "provenance.versions.torch"),
 }
@@ -224,6 +248,12 @@ def test_a_manifest_cannot_be_changed() -> None:
 
 def test_costs_are_the_macs_of_each_stage_in_order() -> None:
     assert parse(document()).costs() == [10_000, 20_000, 30_000]
+
+
+@pytest.mark.parametrize(("thresholds", "threshold"), [([0.8], 0.8), ([0.8, 0.9], (0.8, 0.9))])
+def test_a_profile_gives_one_threshold_or_one_a_stage(thresholds: list[float], threshold: object) -> None:
+    manifest = Manifest.model_validate_json(json.dumps(put("profiles", [{**PROFILE, "thresholds": thresholds}])))
+    assert manifest.profiles[0].threshold == threshold
 
 
 def test_a_document_holds_plain_json_values_only() -> None:

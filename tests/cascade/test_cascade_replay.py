@@ -224,3 +224,29 @@ def test_no_samples_give_no_answers() -> None:
 def test_stages_that_do_not_fit_are_refused(stages: list[Floats]) -> None:
     with pytest.raises(BadShape, match="logits of one shape"):
         replay(stages, 0.5)
+
+
+@given(cascades, st.lists(thresholds, min_size=3, max_size=3), st.sampled_from(DEFINITIONS))
+@settings(deadline=None)
+def test_a_threshold_a_stage_is_the_algorithm_with_another_threshold_at_each(
+    stages: list[Floats], limits: list[float], definition: EnergyDefinition
+) -> None:
+    found = replay(stages, tuple(limits[: len(stages) - 1]), definition)
+    followed = [replay(stages, math.inf, definition, max_stage=stage) for stage in range(len(stages))]
+    for sample, left in enumerate(found.stages):
+        tested = [float(each.energies[sample]) for each in followed[:-1]]
+        exceeds = [energy > limit for energy, limit in zip(tested, limits, strict=False)]
+        assert left == ([*exceeds, True]).index(True)
+        assert np.array_equal(found.logits[sample], followed[left].logits[sample])
+
+
+def test_as_many_equal_thresholds_as_stages_but_the_last_are_one_threshold() -> None:
+    stages = tables()
+    one, each = replay(stages, 0.5), replay(stages, (0.5, 0.5))
+    assert np.array_equal(one.stages, each.stages)
+
+
+@pytest.mark.parametrize("threshold", [(), (0.5,), (0.5, 0.5, 0.5)])
+def test_a_number_of_thresholds_that_fits_no_stages_is_refused(threshold: tuple[float, ...]) -> None:
+    with pytest.raises(BadShape, match="for 3 stages: give one for all, or 2"):
+        replay(tables(), threshold)

@@ -93,7 +93,8 @@ async def test_a_changed_threshold_holds_from_then_on_and_is_logged_with_who_and
     changed = Changed.model_validate_json(response.content)
     assert (changed.old.threshold, changed.new.threshold, changed.new.max_stage) == (None, 0.8, 1)
     lines = [record.__dict__["fields"] for record in caplog.records if record.getMessage() == "controls changed"]
-    assert lines[0] == {"model": "tiny", "old": {"threshold": None, "max_stage": None}, "new": patch}
+    none = {"threshold": None, "max_stage": None, "profile": None}
+    assert lines[0] == {"model": "tiny", "old": none, "new": {**none, **patch}}
 
 
 async def test_a_changed_value_outlives_a_reload_of_the_same_name_and_a_request_may_still_ask_otherwise(

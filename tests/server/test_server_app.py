@@ -114,6 +114,7 @@ async def test_the_api_document_is_complete() -> None:
         "top_k",
         "logits",
         "allow_truncated",
+        "profile",
     ]
     assert set(predict["responses"]) == {"200", "400", "408", "413", "415", "422", "500", "503", "504"}
     assert {"Answer", "Prediction", "Failure"} <= set(document["components"]["schemas"])

@@ -14,9 +14,10 @@ from cascade.errors import BadShape, RequestError
 from server.oip.infer import Asked
 from server.oip.model import Question
 from server.oip.request import RequestedOutput
+from server.oip.response import response_parameters
 from server.options import Options
 from server.rpc.messages import REQUESTS, RESPONSES, Message, kind, parse
-from server.rpc.tensors import read, read_request, write
+from server.rpc.tensors import PARAMETERS, read, read_request, write
 from tests.builders import encoded, random_photo
 from tests.server.grpc.makers import infer, raw
 from tests.server.oip.fakes import LIMITS, FakeModel
@@ -148,6 +149,13 @@ def test_parameters_of_every_kind_are_read_and_checked() -> None:
     asked = read(message, MANIFEST, LIMITS)
     assert asked.id == "r1"
     assert (asked.question.options, asked.question.timeout_s) == (Options(threshold=0.5, max_stage=1), 2.0)
+
+
+def test_a_profile_is_a_string_and_thresholds_a_stage_are_one_too() -> None:
+    message = infer(ZEROS)
+    message.parameters["profile"].string_param = "fast"
+    assert read(message, MANIFEST, LIMITS).question.options == Options(profile="fast")
+    assert PARAMETERS[type(response_parameters((0.5, 0.75), ())["threshold"])] == "string_param"
 
 
 @pytest.mark.parametrize("name", ["treshold", "sequence_id", "triton_x"])
