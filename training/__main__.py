@@ -11,7 +11,7 @@ from rich.console import Console
 
 from cascade.errors import CascadeError
 from training.evaluate import evaluate
-from training.methods.base import METHODS, import_all
+from training.methods.base import METHODS, described, import_all
 from training.models import SIZE
 from training.models.listing import listing
 from training.recipe import load
@@ -29,11 +29,14 @@ def main() -> None:
 @click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the run.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Put a value over the recipe's.")
+@click.option(
+    "--scale", default=1.0, metavar="FACTOR", help="Multiply all epochs, and so schedules: 0.05 is a twentieth."
+)
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-def train_command(recipe: Path, out: Path, settings: tuple[str, ...], *, quiet: bool) -> None:
+def train_command(recipe: Path, out: Path, settings: tuple[str, ...], scale: float, *, quiet: bool) -> None:
     """Train a cascade from RECIPE. Run it again to go on where it was stopped."""
     try:
-        run_recipe(load(recipe, settings), out, quiet=quiet)
+        run_recipe(load(recipe, settings).scaled(scale), out, quiet=quiet)
     except CascadeError as error:
         raise click.ClickException(str(error)) from error
 
@@ -61,9 +64,9 @@ def methods_command() -> None:
     """List the methods that a recipe may name, with their settings."""
     import_all()
     for name, method in sorted(METHODS.items()):
-        source = (method.__doc__ or "").splitlines()[0]
-        settings = ", ".join(f"{key}={field.default}" for key, field in method.Config.model_fields.items())
-        click.echo(f"{name}: {source} {settings}")
+        click.echo(f"{name}: {(method.__doc__ or '').splitlines()[0]}")
+        for line in described(method.Config):
+            click.echo(f"    {line}")
 
 
 @main.command("models")

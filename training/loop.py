@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from training.data import Batches, Data
 from training.device import Device
 from training.evaluate import Logits, labels_of, logits_of
 from training.log import Log
-from training.methods.base import Method
+from training.methods.base import Method, Phase
 from training.recipe import Schedule
 from training.schedule import learning_rate
 
@@ -47,6 +47,24 @@ class Step:
     folder: Path
     checkpoint_s: float
 
+    @property
+    def checkpoint(self) -> Path:
+        """Where the step goes on from; what its phases made is in it too."""
+        return self.folder / "checkpoint.pt"
+
+
+def before(step: Step, phase: Phase) -> Step:
+    """A phase of a step as a step of its own. Its checkpoint stays until the step is done."""
+    schedule = step.schedule.model_copy(
+        update={
+            "epochs": max(1, round(phase.share * step.schedule.epochs)),
+            "lr": phase.lr or step.schedule.lr,
+            "policy": "step",
+            "milestones": (),
+        }
+    )
+    return replace(step, name=f"{step.name}.{phase.name}", schedule=schedule, folder=step.folder / phase.name)
+
 
 def seed_for(*parts: object) -> int:
     """A seed below 2^63 for the given parts; near parts give unrelated seeds."""
@@ -54,7 +72,7 @@ def seed_for(*parts: object) -> int:
 
 
 def train(step: Step, method: Method, data: Data, device: Device, log: Log) -> None:
-    """Train what `method` calls trainable, to the end of the schedule.
+    """Train the phases of `method`, then what it calls trainable, to the end of the schedule.
 
     Args:
         step: what to train, and where its checkpoint lies.
@@ -66,6 +84,10 @@ def train(step: Step, method: Method, data: Data, device: Device, log: Log) -> N
     Raises:
         RecipeError: the loss is not finite, the batch is larger than the training set, or the checkpoint is not ours.
     """
+    if not step.checkpoint.exists():
+        for phase in method.phases():
+            device.place(phase.method)
+            train(before(step, phase), phase.method, data, device, log)
     run = _Run(step, method, data, device)
     run.resume()
     log.begin(step.name, step.schedule.epochs * run.batches_per_epoch, run.epoch)
@@ -107,7 +129,7 @@ class _Run:
             raise RecipeError(
                 f"schedule.batch_size {schedule.batch_size} does not divide among {device.world} processes evenly"
             )
-        self.path = step.folder / "checkpoint.pt"
+        self.path = step.checkpoint
         self.epoch, self.batch = 0, 0
         self.sums: dict[str, float] = {}
         self.saved_at = time.monotonic()

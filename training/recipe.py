@@ -268,6 +268,26 @@ class Recipe(Frozen):
         """The recipe's schedule with a network's own settings over it."""
         return Schedule.model_validate({**self.schedule.model_dump(), **overrides})
 
+    def scaled(self, factor: float) -> Self:
+        """The same recipe with every network's epochs multiplied, never below one; schedules are shares of them.
+
+        Raises:
+            RecipeError: the factor is not in (0, 1000].
+        """
+        if not 0 < factor <= 1000:
+            raise RecipeError(f"epochs cannot be multiplied by {factor}: take a factor over 0, and 1000 at most")
+
+        def scaled(schedule: dict[str, Any]) -> dict[str, Any]:
+            epochs = self.schedule_for(schedule).epochs
+            return {**schedule, "epochs": max(1, round(factor * epochs))}
+
+        changes: dict[str, Any] = {"schedule": self.schedule.model_copy(update=scaled({}))}
+        for name in ("teacher", "student", "residual"):
+            part = getattr(self, name)
+            if part is not None and "epochs" in part.schedule:
+                changes[name] = part.model_copy(update={"schedule": scaled(part.schedule)})
+        return self.model_copy(update=changes)
+
     def run_id(self) -> str:
         """sha256 of the resolved recipe, 16 hex digits; what it runs on is left out."""
         resolved = json.dumps(self.model_dump(mode="json", exclude={"runtime"}), sort_keys=True)

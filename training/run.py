@@ -4,7 +4,7 @@ recipe.json              the resolved recipe, and its hash
 metrics.jsonl            a line an epoch
 tensorboard/             the same for TensorBoard
 steps/teacher/           network.safetensors and step.json once it is done; checkpoint.pt until then
-steps/student/
+steps/student/           also init/checkpoint.pt, where the method has a phase of that name, until the step is done
 steps/residual1/ ...
 logits/dv.npz, test.npz  per-sample logits of every network, written by `evaluate`
 evaluation.json          figures, written by `evaluate`
@@ -12,6 +12,7 @@ evaluation.json          figures, written by `evaluate`
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ class Run:
         checkpoint.save_network(self.step(name) / "network.safetensors", net, model, classes, size)
         checkpoint.write_json(self.step(name) / "step.json", figures)
         (self.step(name) / "checkpoint.pt").unlink(missing_ok=True)
+        for phase in self.step(name).glob("*/checkpoint.pt"):
+            shutil.rmtree(phase.parent)
 
     def stages(self) -> list[str]:
         """The names of the cascade's finished steps, in order.

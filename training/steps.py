@@ -22,9 +22,9 @@ from training.device import Device, choose
 from training.evaluate import Logits, logits_of, summary
 from training.log import Log
 from training.loop import Step, seed_for, train
-from training.methods.base import Networks, find
+from training.methods.base import Networks, TrainingSet, find
 from training.models.count import macs
-from training.recipe import Recipe, TeacherConfig
+from training.recipe import NetworkConfig, Recipe, ResidualConfig, TeacherConfig
 from training.run import Run, create, open_run
 
 
@@ -39,7 +39,7 @@ def run_recipe(recipe: Recipe, folder: Path, *, quiet: bool = False) -> Run:
     Raises:
         RecipeError: the recipe does not fit the data, the folder, or itself.
     """
-    _rehearse(recipe)
+    _rehearse(recipe, folder)
     device = choose(recipe.runtime)
     if device.first:
         create(folder, recipe)
@@ -53,30 +53,41 @@ def run_recipe(recipe: Recipe, folder: Path, *, quiet: bool = False) -> Run:
         return _Trainer(Run(folder, recipe), data, device, log).everything()
 
 
-def _rehearse(recipe: Recipe) -> None:
+def _rehearse(recipe: Recipe, folder: Path) -> None:
     """Make every network and method once, to fail before the first hour of training, not after it."""
-    teacher, size = None, recipe.data.size
-    if recipe.teacher is not None:
-        teacher = _rehearsed("teacher", recipe.teacher.model, size, recipe.teacher.method, Networks(nn.Identity()))
-    student = _rehearsed("student", recipe.student.model, size, recipe.student.method, Networks(nn.Identity(), teacher))
-    if recipe.residual is not None:
-        for model in recipe.residual.models:
-            _rehearsed("residual", model, size, recipe.residual.method, Networks(nn.Identity(), teacher, (student,)))
+    size, placeholder = recipe.data.size, nn.Identity()
 
-
-def _rehearsed(part: str, model: str | None, size: int, method: dict[str, Any] | None, nets: Networks) -> nn.Module:
-    """One network of a recipe; a teacher from a run has no name yet, one from a file no method."""
-    try:
-        net: nn.Module = nn.Identity()
-        if model is not None:
+    def rehearsed(
+        part: str, model: str, config: TeacherConfig | NetworkConfig | ResidualConfig, nets: Networks
+    ) -> nn.Module:
+        try:
             net = models.build(model, 2, size)
             macs(net, size)
-        if method is not None:
-            kind, config = find(method)
-            kind(config, Networks(net, nets.teacher, nets.earlier), 1)
-    except RecipeError as error:
-        raise RecipeError(f"{part}: {error}") from error
-    return net
+            if config.method is not None:
+                kind, settings = find(config.method)
+                batch_size = recipe.schedule_for(config.schedule).batch_size
+                data = TrainingSet(torch.arange(2), torch.arange(2), size, batch_size)
+                kind(settings, Networks(net, nets.teacher, nets.earlier), data)
+        except RecipeError as error:
+            raise RecipeError(f"{part}: {error}") from error
+        return net
+
+    teacher = None
+    if recipe.teacher is not None and recipe.teacher.model is None:
+        teacher = _teacher_of_a_run(recipe.teacher, Run(folder, recipe))
+    elif recipe.teacher is not None and recipe.teacher.model is not None:
+        teacher = rehearsed("teacher", recipe.teacher.model, recipe.teacher, Networks(placeholder))
+    student = rehearsed("student", recipe.student.model, recipe.student, Networks(placeholder, teacher))
+    if recipe.residual is not None:
+        for model in recipe.residual.models:
+            rehearsed("residual", model, recipe.residual, Networks(placeholder, teacher, (student,)))
+
+
+def _teacher_of_a_run(config: TeacherConfig, ours: Run) -> nn.Module:
+    """The teacher of another run; our copy of it where there is one, because the other run may be gone by now."""
+    assert config.run is not None, "the recipe's validator asks for one of run and model"
+    run = ours if ours.is_done("teacher") else open_run(Path(config.run).expanduser())
+    return run.network("teacher")[1]
 
 
 def begin_from(start: nn.Module, net: nn.Module) -> None:
@@ -217,9 +228,6 @@ class _Trainer:
                 torch._dynamo.reset()
                 net.compile()
             kind, config = find(method)
-            with torch.random.fork_rng():
-                trained = kind(config, Networks(net, nets.teacher, nets.earlier), len(self.data.train.labels))
-            self.device.place(trained)
             plan = Step(
                 step,
                 self.recipe.seed,
@@ -228,6 +236,12 @@ class _Trainer:
                 self.run.step(step),
                 self.recipe.runtime.checkpoint_s,
             )
+            split = self.data.train
+            batch_size = plan.schedule.batch_size // self.device.world
+            seen = TrainingSet(split.labels, split.index, self.data.preprocess.size, batch_size)
+            with torch.random.fork_rng():
+                trained = kind(config, Networks(net, nets.teacher, nets.earlier), seen)
+            self.device.place(trained)
             train(plan, trained, self.data, self.device, self.log)
             self.finish(step, trained.deployable(), model)
         return self.ready(self.run.network(step)[1])

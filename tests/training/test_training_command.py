@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from tests.tiny_run import document
 from training.__main__ import main
+from training.methods.base import METHODS
 from training.run import Run, open_run
 
 pytestmark = pytest.mark.train
@@ -108,8 +109,16 @@ def test_evaluate_of_something_else_ends_with_one_line_and_status_1(tmp_path: Pa
     assert result.stderr.startswith("Error: cannot read")
 
 
+def test_train_with_a_scale_has_as_many_times_the_epochs(recipe: Path, tmp_path: Path) -> None:
+    options = ["--quiet", *settings(*ONE_NETWORK, "schedule.epochs=20")]
+    result = rescade("train", recipe, "--out", tmp_path / "run", "--scale", "0.05", *options)
+    assert result.exit_code == 0, result.output
+    assert open_run(tmp_path / "run").recipe.schedule.epochs == 1
+    assert "take a factor over 0" in rescade("train", recipe, "--out", tmp_path / "no", "--scale", "0", *options).stderr
+
+
 def test_methods_are_listed_with_what_they_do_and_take() -> None:
-    lines = rescade("methods").stdout.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["kd", "res_kd", "vanilla"]
-    assert "ce_on=res" in lines[1]
-    assert "tau=0.5" in lines[0]
+    text = rescade("methods").stdout
+    assert [line.partition(":")[0] for line in text.splitlines() if line[0] != " "] == sorted(METHODS)
+    assert "vanilla: Cross-entropy alone.\n    label_smoothing=0.0\n" in text
+    assert "\n    bench=crd, ce=1.0, kd=0.0, t=4.0, weight=100.0, hint=2\n    bench=simkd: kd=1.0, hint=1\n" in text

@@ -32,6 +32,7 @@ import torch
 from torch import nn
 from tests.tiny_run import train_tiny
 from training.device import choose
+from training.methods.crd import from_everywhere
 from training.recipe import Runtime
 
 device = choose(Runtime(device="cpu", threads=1))
@@ -46,6 +47,7 @@ run = train_tiny(
     Path(sys.argv[1]),
     schedule={"epochs": 1, "batch_size": 256, "policy": "cosine"},
     teacher={"model": "resnet8_0.125_a", "method": {"name": "vanilla"}},
+    student={"model": "resnet8_0.125_a", "method": {"name": "crd", "negatives": 64}},
     residual={"models": ["resnet8_0.125_a"], "stop": {"count": 1}},
 )
 print(json.dumps({
@@ -54,6 +56,7 @@ print(json.dumps({
     "weight": net[0].weight.unique().tolist(),
     "running mean": net[1].running_mean.unique().tolist(),
     "slice": device.slice(torch.arange(6)).tolist(),
+    "everywhere": from_everywhere(torch.tensor([device.rank])).tolist(),
     "first": device.first,
     "stages": run.stages(),
 }))

@@ -215,6 +215,24 @@ def test_another_setting_is_another_run(changes: dict[str, Any]) -> None:
     assert run_id(**changes) != run_id()
 
 
+def test_a_scaled_recipe_has_as_many_times_the_epochs_but_never_none_and_is_another_run() -> None:
+    recipe = parse(
+        document(schedule={"epochs": 240}, student={**document()["student"], "schedule": {"epochs": 30}}), "tiny"
+    )
+    shrunk = recipe.scaled(0.05)
+    assert (shrunk.schedule.epochs, shrunk.schedule_for(shrunk.student.schedule).epochs) == (12, 2)
+    assert recipe.scaled(0.001).schedule_for({}).epochs == 1
+    assert shrunk.run_id() != recipe.run_id()
+    assert recipe.scaled(1.0).run_id() == recipe.run_id()
+    assert parse(shrunk.model_dump(mode="json"), "recipe.json") == shrunk
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, INFINITY, NAN])
+def test_a_recipe_cannot_be_scaled_by_what_makes_no_sense(factor: float) -> None:
+    with pytest.raises(RecipeError, match="factor over 0"):
+        parse(document(), "tiny").scaled(factor)
+
+
 def test_what_it_runs_on_is_the_same_run() -> None:
     assert run_id(runtime={"threads": 7, "precision": "bf16", "compile": True}) == run_id()
 

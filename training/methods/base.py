@@ -1,7 +1,7 @@
 """What a method is: named losses over a small record of networks.
 
-A method says up to five things: its `Config`, its `losses`, what is `trainable`, whether the `teacher_learns`, and what
-is `deployable`. Drop a module into this package and it is found; nothing else is edited.
+A method says up to six things: its `Config`, its `losses`, what is `trainable`, whether the `teacher_learns`, what is
+`deployable`, and which `phases` come before. Drop a module into this package and it is found; nothing else is edited.
 """
 
 from __future__ import annotations
@@ -48,6 +48,23 @@ class Networks:
     earlier: tuple[nn.Module, ...] = field(default=())
 
 
+@dataclass(frozen=True)
+class TrainingSet:
+    """What a method is told of the samples that it will see.
+
+    Attributes:
+        labels: (N,) int64, of every sample that a `Batch.index` may name.
+        index: (M,) int64, those of them that are trained on.
+        size: pixels a side.
+        batch_size: samples in each batch of one process; every batch is whole.
+    """
+
+    labels: Tensor
+    index: Tensor
+    size: int
+    batch_size: int
+
+
 class MethodConfig(BaseModel):
     """Settings of a method: immutable, and unknown keys are errors."""
 
@@ -60,10 +77,10 @@ class Method(nn.Module):
     Args:
         config: checked settings.
         nets: student, teacher, earlier stages.
-        samples: size of the training set.
+        data: what it will be trained on.
 
     Raises:
-        RecipeError: the method needs a network that is not there.
+        RecipeError: the method needs a network that is not there, or cannot work with those that are.
     """
 
     class Config(MethodConfig):
@@ -73,13 +90,13 @@ class Method(nn.Module):
     needs_teacher: ClassVar[bool] = True
     teacher_learns: ClassVar[bool] = False
 
-    def __init__(self, config: Any, nets: Networks, samples: int) -> None:
+    def __init__(self, config: Any, nets: Networks, data: TrainingSet) -> None:
         super().__init__()
         if self.needs_teacher and nets.teacher is None:
             raise RecipeError(f"method {self.name!r} needs a teacher, and the recipe has none")
         self.config = config
         self.nets = nets
-        self.samples = samples
+        self.data = data
         self.student = nets.student
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -94,11 +111,32 @@ class Method(nn.Module):
         """Images to logits, as it will be served; default: the student."""
         return self.nets.student
 
+    def phases(self) -> tuple[Phase, ...]:
+        """What is trained before, in order; made when the method is. A phase's method shares modules with this one."""
+        return ()
+
     def teacher(self, images: Tensor) -> Tensor:
         """The teacher's logits (B, K) float32. Call under no_grad."""
         assert self.nets.teacher is not None, "checked at construction"
         logits: Tensor = self.nets.teacher(images)
         return logits.float()
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Training that comes before a method's own: an optimiser of its own, a constant learning rate.
+
+    Attributes:
+        name: of the phase.
+        method: what is trained; whatever it shares with the method that comes after is where that one begins.
+        share: its epochs, as a share of the epochs of the schedule that follows; never less than one.
+        lr: the learning rate; None is the schedule's highest.
+    """
+
+    name: str
+    method: Method
+    share: float
+    lr: float | None = None
 
 
 METHODS: dict[str, type[Method]] = {}
@@ -133,6 +171,17 @@ def find(settings: dict[str, Any]) -> tuple[type[Method], MethodConfig]:
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         raise RecipeError(f"method {name!r}: " + "; ".join(lines)) from error
+
+
+def described(config: type[MethodConfig]) -> list[str]:
+    """A method's settings and their defaults; then, for each benchmark that it knows, those that differ there."""
+    usual = config().model_dump()
+    lines = [", ".join(f"{key}={value}" for key, value in usual.items()) or "no settings"]
+    for bench in getattr(config, "BENCHES", {}):
+        other = config.model_validate({"bench": bench}).model_dump()
+        if differ := [f"{key}={value}" for key, value in other.items() if key != "bench" and value != usual[key]]:
+            lines.append(f"bench={bench}: {', '.join(differ)}")
+    return lines
 
 
 def import_all() -> None:

@@ -6,14 +6,17 @@ Source: ResKD, Eq. 3: `tau * t^2 * L_TS(sigma(S/t), sigma(T/t)) + (1 - tau) * CE
 What Eq. 3 leaves open: with L2 it may mean softened probabilities, or, as Eq. 19 of the paper's analysis has it,
 logits; there the temperature cancels. `logits` is the default, averaged over classes. All four combinations can be
 chosen.
+
+The benchmarks that the feature methods come from (see `training.methods.distiller`) mean the KL form at T = 4: `bench:
+crd` weighs it 0.9 and the labels 0.1, `bench: simkd` both 1.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
@@ -62,17 +65,35 @@ class KD(Method):
     """The student imitates the teacher's logits and the labels."""
 
     class Config(TeacherTerm):
-        """`tau`: weight of the teacher's term; the labels' has 1 - tau."""
+        """Weights, and whose defaults hold for whatever is not given.
 
+        Attributes:
+            bench: `reskd`, or a benchmark: `crd` or `simkd`.
+            tau: weight of the teacher's term.
+            ce: weight of the labels'; default 1 - tau.
+        """
+
+        BENCHES: ClassVar[dict[str, dict[str, Any]]] = {
+            "crd": {"ts_loss": "kl", "t": 4.0, "tau": 0.9},
+            "simkd": {"ts_loss": "kl", "t": 4.0, "tau": 1.0, "ce": 1.0},
+        }
+        bench: Literal["reskd", "crd", "simkd"] = "reskd"
         tau: Annotated[float, Field(ge=0, le=1)] = 0.5
+        ce: Annotated[float, Field(ge=0)] | None = None
+
+        @model_validator(mode="before")
+        @classmethod
+        def _as_in_the_benchmark(cls, given: dict[str, Any]) -> dict[str, Any]:
+            bench = given.get("bench")
+            return {**(cls.BENCHES.get(bench, {}) if isinstance(bench, str) else {}), **given}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """`ts` and `ce`."""
         with torch.no_grad():
             target = self.teacher(batch.images)
         logits = self.student(batch.images).float()
-        tau = self.config.tau
+        tau, ce = self.config.tau, self.config.ce
         return {
             "ts": tau * self.config(logits, target),
-            "ce": (1 - tau) * functional.cross_entropy(logits, batch.labels),
+            "ce": (1 - tau if ce is None else ce) * functional.cross_entropy(logits, batch.labels),
         }
