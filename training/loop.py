@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +189,7 @@ class _Run:
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         batch = self.batches.augmented(self.data.train, device.slice(index), self.data.augment, generator)
+        batch = replace(batch, epoch=self.epoch)
         done = (self.epoch * self.batches_per_epoch + self.batch) / (schedule.epochs * self.batches_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(schedule, done)
