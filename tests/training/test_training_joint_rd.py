@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ from training.methods.joint_rd import JointRD, finish, paths_of, penalty
 from training.methods.kd import kl
 from training.methods.margin_kd import margins
 from training.models.contract import Network
+from training.models.shapes import without_numbers
+from training.recipe import load
 
 pytestmark = pytest.mark.train
 
+RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes" / "jointrd").glob("*.yaml"))
 STUDENT, TEACHER = "jointrd_plain_keepds18_0.125_cifar", "jointrd_resnet18_0.125_cifar"
 LABELS = [0, 1, 2, 3] * 2
-JOINT = {"teacher_mode": "joint", "teacher_model": TEACHER}
+JOINT: dict[str, Any] = {"teacher_mode": "joint", "teacher_model": TEACHER}
 
 
 def joint_rd(teacher: nn.Module | None = None, classes: int = 4, student: str = STUDENT, **settings: Any) -> JointRD:
@@ -281,3 +285,18 @@ def test_a_method_is_told_its_epoch(tmp_path: Path) -> None:
     trained(tmp_path, how=how, step=plan(tmp_path, epochs=2))
     batches = len(digits().train) // 256
     assert heard == [0] * batches + [1] * batches
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_published_recipe_names_a_plain_student_and_a_teacher_that_it_fits(path: Path) -> None:
+    recipe = load(path)
+    assert recipe.teacher is not None
+    with_shapes = [
+        without_numbers(functools.partial(models.build, str(name), 10))
+        for name in (recipe.teacher.model, recipe.student.model)
+    ]
+    one, other = (net.features(torch.zeros(1, 3, 32, 32, device="meta")).maps for net in with_shapes)  # type: ignore[operator]
+    assert [x.shape for x in one] == [x.shape for x in other]
+    assert find(recipe.student.method)[0] is JointRD
+    for config in (recipe.teacher, recipe.student, recipe.residual):
+        assert config is None or find(config.method or {})

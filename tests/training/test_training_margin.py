@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -95,7 +97,6 @@ def test_all_stages_have_a_connector_and_a_margin_each() -> None:
     last, every = margin_kd(), margin_kd(stages="all")
     channels = [[d.margin.numel() for d in how.distances] for how in (last, every)]  # type: ignore[union-attr]
     assert channels == [[32], [8, 16, 32]]
-    assert not any(key.startswith("student") for key, _ in every.distances.named_parameters())
 
 
 def test_the_weight_multiplies_the_distance_alone() -> None:
@@ -110,10 +111,10 @@ def test_the_weight_multiplies_the_distance_alone() -> None:
 
 @pytest.mark.parametrize("part", ["student", "teacher"])
 def test_a_network_without_stages_is_refused(part: str) -> None:
-    nets = networks()
-    given = {"student": nets.student, "teacher": nets.teacher, part: Says([0.0] * 4)}
+    without: dict[str, Any] = {part: Says([0.0] * 4)}
+    nets = dataclasses.replace(networks(), **without)
     with pytest.raises(RecipeError, match=f"needs a {part} of stages"):
-        margin_kd(Networks(**given))
+        margin_kd(nets)
 
 
 @pytest.mark.parametrize("teacher", ["jointrd_resnet18_0.125_imagenet", "resnet18_cifar"])

@@ -15,8 +15,8 @@ paths run through it with detached weights and its running statistics. Differenc
 paths run through it; here both move at the end of the batch, by one optimiser.
 
 `kd_mode: during` replaces CE(z_s, y) by `tau t^2 KL + (1 - tau) CE` with the recipe's teacher. To finetune a finished
-student by it instead, train with method `kd` and the student's `weights`. Where a student's stages have other widths
-than the teacher's, which the paper's never have, a connector leads over.
+student by it instead, train with method `finetune_kd`. Where a student's stages have other widths than the teacher's,
+which the paper's never have, a connector leads over.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ too, since copies share the class that it makes.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,21 +56,24 @@ class DiracConv2d(nn.Conv2d):
     """
 
     def __init__(self, plain: nn.Conv2d) -> None:
-        super().__init__(
-            plain.in_channels, plain.out_channels, plain.kernel_size, plain.stride, plain.padding, bias=False
-        )
+        super().__init__(plain.in_channels, plain.out_channels, **_geometry(plain))
         self.weight = plain.weight
         self.dirac = Dirac(plain.out_channels)
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, I, H, W) -> (B, O, H', W')."""
-        return self._conv_forward(input, self.dirac(self.weight), None)
+        y: Tensor = self._conv_forward(input, self.dirac(self.weight), None)
+        return y
 
     def folded(self) -> nn.Conv2d:
         """The same function as a plain convolution."""
-        plain = nn.Conv2d(self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, bias=False)
+        plain = nn.Conv2d(self.in_channels, self.out_channels, **_geometry(self))
         plain.weight = nn.Parameter(self.dirac(self.weight).detach(), requires_grad=self.weight.requires_grad)
         return plain.train(self.training)
+
+
+def _geometry(like: nn.Conv2d) -> dict[str, Any]:
+    return {"kernel_size": like.kernel_size, "stride": like.stride, "padding": like.padding, "bias": False}
 
 
 def fold_dirac(net: nn.Module) -> nn.Module:
