@@ -28,6 +28,7 @@ from training.data import Batches, Data, Split, load
 from training.device import choose
 from training.evaluate import labels_of, logits_of
 from training.models.count import macs, params
+from training.models.dirac import fold_dirac
 from training.recipe import Recipe, Runtime
 from training.run import Run
 
@@ -159,7 +160,7 @@ def _stage(number: int, network: str, net: nn.Module, model: bytes, cost: int, r
         network=network,
         file=f"stage{number}.onnx",
         sha256=bundle.sha256(model),
-        params=params(net),
+        params=params(fold_dirac(net)),
         macs=cost,
         input=Tensor(name=INPUT, shape=(None, 3, rule.size, rule.size)),
         output=Tensor(name=OUTPUT, shape=(None, classes)),

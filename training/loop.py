@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from training.device import Device
 from training.evaluate import Logits, labels_of, logits_of
 from training.log import Log
 from training.methods.base import Method, Phase
+from training.models.dirac import undecayed
 from training.recipe import Schedule
 from training.schedule import learning_rate
 
@@ -95,13 +97,18 @@ def train(step: Step, method: Method, data: Data, device: Device, log: Log) -> N
         run.one_epoch(log)
 
 
-def parameter_groups(parameters: list[nn.Parameter], schedule: Schedule) -> list[dict[str, Any]]:
-    """What weight decay shrinks: everything, or only what has more than one dimension."""
-    if schedule.decay_norms:
+def parameter_groups(
+    parameters: list[nn.Parameter], schedule: Schedule, spared: Iterable[nn.Parameter] = ()
+) -> list[dict[str, Any]]:
+    """What weight decay shrinks: everything, or only what has more than one dimension; never what is `spared`."""
+    never = {id(parameter) for parameter in spared}
+    if not schedule.decay_norms:
+        never |= {id(parameter) for parameter in parameters if parameter.ndim < 2}
+    elif not never:
         return [{"params": parameters}]
-    vectors = [parameter for parameter in parameters if parameter.ndim < 2]
-    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
-    return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    decayed = [parameter for parameter in parameters if id(parameter) not in never]
+    kept = [parameter for parameter in parameters if id(parameter) in never]
+    return [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
 
 
 class _Run:
@@ -112,7 +119,7 @@ class _Run:
         self.step, self.method, self.data, self.device = step, method, data, device
         self.parameters = list(method.trainable())
         self.optimizer = torch.optim.SGD(
-            parameter_groups(self.parameters, schedule),
+            parameter_groups(self.parameters, schedule, undecayed(method)),
             lr=schedule.lr,
             momentum=schedule.momentum,
             nesterov=schedule.nesterov,
@@ -204,6 +211,7 @@ class _Run:
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         batch = self.batches.augmented(self.data.train, device.slice(index), self.data.augment, generator)
+        batch = replace(batch, epoch=self.epoch)
         done = (self.epoch * self.batches_per_epoch + self.batch) / (schedule.epochs * self.batches_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(schedule, done)

@@ -74,11 +74,11 @@ BLOCKS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
 }
 
 
-def stem(kind: str) -> nn.Sequential:
+def stem(kind: str, width: int = STEM) -> nn.Sequential:
     """`imagenet`: 7x7 of stride 2 and 3x3 max-pool of stride 2. `cifar`: 3x3."""
     if kind == "imagenet":
-        return conv_norm(3, STEM, 7, 2).extend([nn.ReLU(), nn.MaxPool2d(3, 2, 1)])
-    return conv_norm(3, STEM, 3).append(nn.ReLU())
+        return conv_norm(3, width, 7, 2).extend([nn.ReLU(), nn.MaxPool2d(3, 2, 1)])
+    return conv_norm(3, width, 3).append(nn.ReLU())
 
 
 def four_stages(depth: int, widths: tuple[int, ...], stem_kind: str, num_classes: int) -> Network:
