@@ -122,7 +122,7 @@ def test_a_method_that_needs_a_teacher_says_so(name: str) -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"name": "alchemy"}, {"name": None}])
 def test_an_unknown_method_is_refused_with_those_there_are(settings: dict[str, str]) -> None:
-    with pytest.raises(RecipeError, match="there are kd, res_kd, vanilla"):
+    with pytest.raises(RecipeError, match="there are kd, res_kd, slimming, vanilla"):
         find(settings)
 
 
