@@ -1,10 +1,10 @@
-"""A dense student from what pruning left of its teacher: layer by layer, as many weights as the teacher's has left.
+"""A dense student from what pruning left of its teacher: layer by layer, as many weights as that has left.
 
-Source: Park, No, "Prune Your Model Before Distill It", 2022, section 5 and Eq. 9: in a chain of convolutions layer i has
+Source: Park, No, "Prune Your Model Before Distill It", 2022, section 5 and Eq. 9: layer i of a chain has
 `c_i = n_i / (kx_i * ky_i * c_{i-1})` outputs, with n_i weights left and the c_{i-1} outputs that the student's layer
 before was given. The widths that the paper prints differ from these by up to two; they are networks of their own
-(`vgg19_st79_prd`). For residual networks it prints widths and no equation. An addition makes all blocks of a
-stage equally wide, so here a stage of the student has as many weights as that of the teacher has left, projections included:
+(`vgg19_st79_prd`). For residual networks it prints widths and no equation. An addition makes the blocks of a stage
+equally wide, so here a stage of the student has as many weights as that of the teacher has left, with projections:
 
     basic        (18 b - 9) w^2 + (9 + p) d w = N     b blocks, w wide, d outputs of the stage before; p is 1 where
     bottleneck   (17 b - 4) w^2 + 5 d w       = N     the first block has a projection, and outputs are w, or 4 w
@@ -42,8 +42,8 @@ def designed(name: str, teacher: nn.Module, left: Left) -> str:
     """
     if re.fullmatch(AVERAGED, name) and isinstance(teacher, Network):
         blocks = [convolutions(block, prefix, left) for prefix, block in _parts(teacher)]
-        widths = iter(chain([layer for block in blocks for layer in block]))
-        return "vgg_" + "_".join("-".join(str(next(widths)) for _ in block) for block in blocks) + "_prd"
+        outputs = iter(chain([layer for block in blocks for layer in block]))
+        return "vgg_" + "_".join("-".join(str(next(outputs)) for _ in block) for block in blocks) + "_prd"
     if (match := RESNET.fullmatch(name)) and isinstance(teacher, Network) and len(teacher.stages) == 4:
         counts = [sum(count for _, count in convolutions(stage, pre, left)) for pre, stage in _parts(teacher)[1:]]
         width = bottleneck if _blocks(teacher)[0][0] == Bottleneck.expansion else basic

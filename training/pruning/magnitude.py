@@ -87,15 +87,16 @@ class Masks:
         for name, weight in prunable(net):
             weight.register_hook(self.kept[name].mul)
 
-    def counts(self) -> dict[str, tuple[int, int]]:
-        """Weights left, and weights there were, of each layer by its weight's name."""
-        return {name: (int(mask.sum()), mask.numel()) for name, mask in self.kept.items()}
+    def counts(self, net: nn.Module) -> dict[str, tuple[int, int]]:
+        """Weights left, and weights there were, of each layer by its weight's name, in the network's order."""
+        return {name: (int(self.kept[name].sum()), self.kept[name].numel()) for name, _ in prunable(net)}
 
 
 def prunable(net: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """The weights of every convolution and linear layer, the first, the last, projections too; no biases."""
     for name, module in net.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
+            assert isinstance(module.weight, nn.Parameter), "no network here computes its weights"
             yield f"{name}.weight", module.weight
 
 
