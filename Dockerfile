@@ -17,8 +17,8 @@ COPY export export
 COPY bench bench
 # The plain package asks for onnxruntime-gpu, which runs on a CPU too; the CPU build leaves the CUDA code out.
 RUN case "$DEVICE" in \
-      gpu) /opt/rescade/bin/pip install '.[gpu,grpc,otel]' ;; \
-      cpu) /opt/rescade/bin/pip install '.[grpc,otel]' \
+      gpu) /opt/rescade/bin/pip install '.[gpu,grpc,otel,sign]' ;; \
+      cpu) /opt/rescade/bin/pip install '.[grpc,otel,sign]' \
            && /opt/rescade/bin/pip uninstall --yes onnxruntime-gpu \
            && /opt/rescade/bin/pip install --force-reinstall --no-deps onnxruntime ;; \
       *) echo "DEVICE is gpu or cpu, not $DEVICE" >&2; exit 2 ;; \

@@ -28,6 +28,10 @@ VERBS = {
     "export": ("export.__main__", "export_command", "Make a bundle of a finished run."),
     "verify": ("export.__main__", "verify_command", "Check a bundle, and run it."),
     "show": ("export.__main__", "show_command", "Say what is in a bundle."),
+    "profile": ("export.compare", "profile_command", "Say what networks take, side by side."),
+    "golden": ("export.trust", "golden_command", "Give a bundle golden samples."),
+    "keygen": ("export.trust", "keygen_command", "Make a pair of keys to sign bundles with."),
+    "sign": ("export.trust", "sign_command", "Sign a bundle."),
     "serve": ("server.__main__", "serve", "Serve a bundle over HTTP."),
     "bench": ("bench.__main__", "bench_command", "Measure a running server."),
 }

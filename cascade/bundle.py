@@ -1,8 +1,12 @@
-"""Read and write a bundle folder: `manifest.json` and the ONNX files it names.
+"""Read and write a bundle folder: `manifest.json` and the files it names.
 
 Writing goes to a folder beside the target, the manifest last, and is renamed into place, so that a reader finds a
 whole bundle or none. Reading checks every digest and gives back the bytes that were checked, so that what runs is
-what was verified. This module is the only one of the package that touches the disk.
+what was verified; the manifest is read once, and the signature is that of the bytes that are parsed.
+
+A manifest carries a digest of itself, which `write` makes: SHA-256 over its content as canonical JSON. That catches
+accidents, an edited threshold among them, but whoever means to edit can make a new digest; `cascade.signature` catches
+intent. Manifests without a digest are read as well: older ones have none.
 """
 
 from __future__ import annotations
@@ -22,8 +26,10 @@ from pydantic import ValidationError
 
 from cascade.errors import BundleError
 from cascade.manifest import FORMAT_VERSION, Manifest
+from cascade.signature import SIGNATURE, Signer, Trusted
 
 MANIFEST = "manifest.json"
+DIGEST = "digest"
 MAX_MANIFEST_BYTES = 16 * 2**20
 
 
@@ -34,10 +40,19 @@ class Bundle:
     Attributes:
         manifest: the description.
         models: one ONNX file a stage, as bytes, digests checked.
+        golden: the file of golden samples, as bytes, digest checked; None where the bundle has none.
+        fused: the whole cascade as one ONNX file, if the bundle has it, likewise.
     """
 
     manifest: Manifest
     models: tuple[bytes, ...]
+    golden: bytes | None = None
+    fused: bytes | None = None
+
+    def files(self) -> dict[str, bytes]:
+        """File name in the bundle -> bytes: all but the manifest."""
+        contents = [*self.models, *(data for data in (self.golden, self.fused) if data is not None)]
+        return {entry.file: data for (_, entry), data in zip(self.manifest.files(), contents, strict=True)}
 
 
 def sha256(data: bytes) -> str:
@@ -45,38 +60,63 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read(folder: Path) -> Bundle:
+def read(folder: Path, trusted: Trusted | None = None) -> Bundle:
     """Read and verify a bundle.
+
+    Args:
+        folder: of the bundle.
+        trusted: keys, one of which must have signed the manifest; default that nobody need have.
 
     Raises:
         BundleError: something is missing, wrong, of an unknown format version, or not what its digest says.
+        Untrusted: keys were given, and none of them signed this.
     """
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, trusted)
     root = folder.resolve()
-    models = []
-    for number, stage in enumerate(manifest.stages):
-        path = root / stage.file
-        try:
-            if not path.resolve().is_relative_to(root):
-                raise BundleError(f"stages[{number}].file", f"{stage.file!r} leads out of the bundle {folder}")
-            data = path.read_bytes()
-        except (OSError, RuntimeError) as error:  # before Python 3.13, a link to itself is a RuntimeError
-            raise BundleError(f"stages[{number}].file", f"cannot read {stage.file!r}: {error}") from error
-        if (digest := sha256(data)) != stage.sha256:
-            raise BundleError(
-                f"stages[{number}].sha256",
-                f"{stage.file} has digest {digest}, the manifest says {stage.sha256}: the file was changed or cut; "
-                "export or copy the bundle again",
-            )
-        models.append(data)
-    return Bundle(manifest, tuple(models))
+    contents = {field: _read_file(root, folder, field, entry.file, entry.sha256) for field, entry in manifest.files()}
+    models = tuple(contents[f"stages[{number}]"] for number in range(len(manifest.stages)))
+    return Bundle(manifest, models, contents.get("golden"), contents.get("fused"))
 
 
-def read_manifest(folder: Path) -> Manifest:
+def _read_file(root: Path, folder: Path, field: str, name: str, wanted: str) -> bytes:
+    path = root / name
+    try:
+        if not path.resolve().is_relative_to(root):
+            raise BundleError(f"{field}.file", f"{name!r} leads out of the bundle {folder}")
+        data = path.read_bytes()
+    except (OSError, RuntimeError) as error:  # before Python 3.13, a link to itself is a RuntimeError
+        raise BundleError(f"{field}.file", f"cannot read {name!r}: {error}") from error
+    if (digest := sha256(data)) != wanted:
+        raise BundleError(
+            f"{field}.sha256",
+            f"{name} has digest {digest}, the manifest says {wanted}: the file was changed or cut; "
+            "export or copy the bundle again",
+        )
+    return data
+
+
+def read_manifest(folder: Path, trusted: Trusted | None = None) -> Manifest:
     """Read the manifest alone, without looking at the model files.
+
+    Args:
+        folder: of the bundle.
+        trusted: keys, one of which must have signed it; default that nobody need have.
 
     Raises:
         BundleError: not a bundle, not JSON, an unknown format version, or a field that is wrong.
+        Untrusted: keys were given, and none of them signed this.
+    """
+    text = manifest_bytes(folder)
+    if trusted is not None:
+        trusted.check(text, signature_of(folder))
+    return _parse_text(text, folder / MANIFEST)
+
+
+def manifest_bytes(folder: Path) -> bytes:
+    """The manifest as it lies there, which is what a signature is over.
+
+    Raises:
+        BundleError: there is none, or it is too large to be one.
     """
     path = folder / MANIFEST
     try:
@@ -86,6 +126,41 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(MANIFEST, f"cannot read {path}: {error.strerror}; is {folder} a bundle?") from error
     if len(text) > MAX_MANIFEST_BYTES:
         raise BundleError(MANIFEST, f"{path} is larger than {MAX_MANIFEST_BYTES} bytes")
+    return text
+
+
+def sign(folder: Path, signer: Signer) -> None:
+    """Put a signature into a bundle that is whole; one that is there is replaced.
+
+    Raises:
+        BundleError: the bundle is not whole, or cannot be written to.
+    """
+    text = manifest_bytes(folder)
+    read(folder)
+    fresh = folder / f".{SIGNATURE}"
+    try:
+        _write_file(fresh, signer.sign(text).document())
+        fresh.replace(folder / SIGNATURE)
+    except OSError as error:
+        raise BundleError(SIGNATURE, f"cannot write {folder / SIGNATURE}: {error.strerror}") from error
+
+
+def signature_of(folder: Path) -> bytes | None:
+    """What `manifest.sig` holds, or None where there is none.
+
+    Raises:
+        BundleError: it is there and cannot be read.
+    """
+    try:
+        with (folder / SIGNATURE).open("rb") as file:
+            return file.read(MAX_MANIFEST_BYTES)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BundleError(SIGNATURE, f"cannot read {folder / SIGNATURE}: {error.strerror}") from error
+
+
+def _parse_text(text: bytes, path: Path) -> Manifest:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -93,8 +168,15 @@ def read_manifest(folder: Path) -> Manifest:
     return parse(document)
 
 
+def digest_of(document: Mapping[str, Any]) -> str:
+    """SHA-256 over a manifest as canonical JSON: sorted keys, no spaces, UTF-8, and without its own digest."""
+    rest = {key: value for key, value in document.items() if key != DIGEST}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return sha256(text.encode(errors="surrogatepass"))
+
+
 def parse(document: Any) -> Manifest:
-    """Check a manifest given as plain JSON values.
+    """Check a manifest given as plain JSON values; its digest, where it has one.
 
     Raises:
         BundleError: names the first field that is wrong.
@@ -109,7 +191,14 @@ def parse(document: Any) -> Manifest:
             "use the release that wrote it, or export it again",
         )
     try:
-        return Manifest.model_validate_json(json.dumps(document))
+        if DIGEST in document and document[DIGEST] != (found := digest_of(document)):
+            raise BundleError(
+                DIGEST,
+                f"the manifest says {document[DIGEST]!r}, and has {found}: something in it was changed after it was "
+                "written; copy the bundle again, or take 'digest' out if the change is meant",
+            )
+        rest = {key: value for key, value in document.items() if key != DIGEST}
+        return Manifest.model_validate_json(json.dumps(rest))
     except RecursionError as error:
         raise BundleError(MANIFEST, "is nested too deeply for a manifest") from error
     except ValidationError as error:
@@ -124,30 +213,30 @@ def _field(location: tuple[int | str, ...]) -> str:
     return name or MANIFEST
 
 
-def write(folder: Path, manifest: Manifest, models: Mapping[str, bytes]) -> None:
-    """Write a bundle, whole or not at all; one that is there is replaced.
+def write(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    """Write a bundle, whole or not at all; one that is there is replaced, and its signature goes with it.
 
     Args:
         folder: where the bundle will be.
-        manifest: the description; its digests must be those of `models`.
-        models: file name in the bundle -> bytes.
+        manifest: the description; its digests must be those of `files`.
+        files: file name in the bundle -> bytes.
 
     Raises:
         BundleError: a file is missing or does not fit its digest, `folder` holds something that is no bundle, or it
             cannot be written.
     """
     folder = folder.absolute()  # "." has no name to put another folder beside
-    for number, stage in enumerate(manifest.stages):
-        if stage.file not in models:
-            raise BundleError(f"stages[{number}].file", f"no bytes were given for {stage.file!r}")
-        if sha256(models[stage.file]) != stage.sha256:
-            raise BundleError(f"stages[{number}].sha256", f"is not the digest of {stage.file!r}")
+    for field, entry in manifest.files():
+        if entry.file not in files:
+            raise BundleError(f"{field}.file", f"no bytes were given for {entry.file!r}")
+        if sha256(files[entry.file]) != entry.sha256:
+            raise BundleError(f"{field}.sha256", f"is not the digest of {entry.file!r}")
     if folder.exists() and not _replaceable(folder):
         raise BundleError(str(folder), "exists and is not a bundle: name another folder, or remove it")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _fresh_beside(folder) as fresh:
-            _fill(fresh, manifest, models)
+            _fill(fresh, manifest, files)
             read(fresh)
             _swap(fresh, folder)
     except OSError as error:
@@ -165,13 +254,14 @@ def _replaceable(folder: Path) -> bool:
     return isinstance(document, dict) and "format_version" in document
 
 
-def _fill(folder: Path, manifest: Manifest, models: Mapping[str, bytes]) -> None:
-    """Write the models, then the manifest."""
-    for stage in manifest.stages:
-        path = folder / stage.file
+def _fill(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    """Write the files, then the manifest."""
+    for _, entry in manifest.files():
+        path = folder / entry.file
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_file(path, models[stage.file])
-    text = json.dumps(manifest.document(), indent=2, ensure_ascii=False) + "\n"
+        _write_file(path, files[entry.file])
+    document = manifest.document()
+    text = json.dumps({**document, DIGEST: digest_of(document)}, indent=2, ensure_ascii=False) + "\n"
     _write_file(folder / MANIFEST, text.encode())
 
 

@@ -2,6 +2,8 @@
 
     CascadeError                500
     ├── BundleError             500   a bundle folder or its manifest is wrong; names the field
+    │   └── Untrusted           500   no trusted key signed the bundle
+    ├── BadKey                  500   a key file cannot be used
     ├── RecipeError             400   a training recipe, run folder or data set is wrong
     ├── RequestError            400   a client asked for something that cannot be answered
     │   ├── BadShape            400
@@ -54,6 +56,18 @@ class BundleError(CascadeError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
+
+
+class Untrusted(BundleError):
+    """A bundle is not signed by a key that is trusted."""
+
+    code = "untrusted_bundle"
+
+
+class BadKey(CascadeError):
+    """A key file cannot be read or written, or holds no Ed25519 key."""
+
+    code = "bad_key"
 
 
 class RecipeError(CascadeError):

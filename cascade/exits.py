@@ -4,6 +4,10 @@ The score is the energy of a prediction, the squared norm of its softmax: 1/K wh
 class has everything. A sample stops only where its energy exceeds the threshold. The test is written as
 `energy > threshold` and never as its opposite, so that equality goes on, and NaN, which compares false, goes on too.
 
+Both softmax and energy are computed in float64 and rounded to float32. In float32 their last bits would be those of one
+library's exponential and one order of summation; rounded from float64 they are the same on every processor and in an
+ONNX graph, so that a sample leaves at the same stage wherever its cascade is run.
+
 Source: ResKD, Eq. 8-11 and Algorithm 2.
 """
 
@@ -21,7 +25,7 @@ Scores = NDArray[np.float64]
 
 
 def softmax(logits: NDArray[Any]) -> Floats:
-    """Probabilities in float32, with the largest logit subtracted first.
+    """Probabilities, computed in float64 with the largest logit subtracted first, and rounded to float32.
 
     Args:
         logits: (B, K), not normalised; any float type.
@@ -36,8 +40,9 @@ def softmax(logits: NDArray[Any]) -> Floats:
         raise BadShape(f"logits must be (batch, classes), not {logits.shape}")
     with np.errstate(invalid="ignore", over="ignore"):  # an infinite logit gives NaN, which goes on to the next stage
         rows = np.ascontiguousarray(logits, np.float32)  # sums over other memory orders are rounded otherwise
-        result: Floats = np.exp(rows - np.maximum.reduce(rows, axis=1, keepdims=True))
-        result /= np.add.reduce(result, axis=1, keepdims=True)
+        powers = np.exp(np.subtract(rows, np.maximum.reduce(rows, axis=1, keepdims=True), dtype=np.float64))
+        powers /= np.add.reduce(powers, axis=1, keepdims=True)
+        result: Floats = powers.astype(np.float32)
     return result
 
 
@@ -48,8 +53,8 @@ def energy(logits: NDArray[Any]) -> Scores:
         logits: (B, K).
 
     Returns:
-        (B,) float64 in [1/K, 1]; the softmax is taken in float32, the sum of squares in float32 too, and only the
-        result is widened, so that the comparison with a threshold is made in float64.
+        (B,) float64 in [1/K, 1]: the sum of the squares of the float32 softmax, rounded to float32 and widened again,
+        so that the comparison with a threshold is made in float64.
 
     Source: ResKD, Eq. 8.
     """
@@ -58,8 +63,8 @@ def energy(logits: NDArray[Any]) -> Scores:
 
 def norm(shares: Floats) -> Scores:
     """The squared norm of probabilities (B, K) that `softmax` gave: (B,) float64, as `energy` gives it for logits."""
-    sums = np.add.reduce(np.square(shares), axis=1)  # row by row: einsum rounds by what else is in the batch
-    result: Scores = sums.astype(np.float64)
+    sums = np.add.reduce(np.square(shares, dtype=np.float64), axis=1)  # row by row: einsum rounds by what else is there
+    result: Scores = sums.astype(np.float32).astype(np.float64)
     return result
 
 

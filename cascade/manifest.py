@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 FORMAT_VERSION: Literal[1] = 1
@@ -19,6 +19,18 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Precision = Literal["fp32", "fp16", "int8"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _stays_inside(value: str) -> str:
+    path = PurePosixPath(value)
+    plain = value == str(path) and "\\" not in value and ":" not in value and "\0" not in value
+    if not plain or path.is_absolute() or ".." in path.parts or not path.name:
+        raise ValueError(f"{value!r} must be a relative POSIX path inside the bundle, like 'stage0.onnx'")
+    return value
+
+
+Inside = Annotated[str, AfterValidator(_stays_inside)]
 
 
 class Frozen(BaseModel):
@@ -58,22 +70,45 @@ class Stage(Frozen):
 
     role: Literal["student", "residual"]
     network: str
-    file: str
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    file: Inside
+    sha256: Sha256
     params: Count
     macs: Count
     input: Tensor
     output: Tensor
     precision: Precision = "fp32"
 
-    @field_validator("file")
-    @classmethod
-    def _stays_inside(cls, value: str) -> str:
-        path = PurePosixPath(value)
-        plain = value == str(path) and "\\" not in value and ":" not in value and "\0" not in value
-        if not plain or path.is_absolute() or ".." in path.parts or not path.name:
-            raise ValueError(f"{value!r} must be a relative POSIX path inside the bundle, like 'stage0.onnx'")
-        return value
+
+class Value(Frozen):
+    """One input or output of the fused graph; `None` in the shape is an open dimension.
+
+    Attributes:
+        name: its name in the graph.
+        shape: e.g. (None, 10).
+        dtype: element type.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    shape: tuple[Annotated[int, Field(gt=0)] | None, ...]
+    dtype: Literal["float32", "float64", "int32", "int64", "uint8"]
+
+
+class Fused(Frozen):
+    """The whole cascade as one ONNX file, beside the stages it was made of.
+
+    Attributes:
+        file: POSIX path of the file, relative to the bundle, inside it.
+        sha256: digest of the file, 64 hex digits.
+        inputs: images and threshold.
+        outputs: logits, label, exit stage and energy of each sample.
+        pixels: whether preprocessing is in the graph, so that images are uint8, (N, H, W, 3) of any size.
+    """
+
+    file: Inside
+    sha256: Sha256
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    pixels: bool = False
 
 
 class Preprocess(Frozen):
@@ -203,6 +238,22 @@ class Quantiser(Frozen):
         return self
 
 
+class GoldenFile(Frozen):
+    """A few images of D_v with the logits that every stage must give for them; `cascade.golden` has the format.
+
+    Attributes:
+        file: POSIX path, relative to the bundle, inside it.
+        sha256: digest of the file.
+        samples: how many images.
+        tolerance: a stage's largest difference of a logit that another machine or device may bring.
+    """
+
+    file: Inside
+    sha256: Sha256
+    samples: Annotated[int, Field(gt=0, le=1024)]
+    tolerance: tuple[Annotated[float, Field(gt=0)], ...]
+
+
 class Provenance(Frozen):
     """Where a bundle came from.
 
@@ -240,7 +291,9 @@ class Manifest(Frozen):
     exit: ExitRule
     calibration: Figures | None = None
     test: Figures | None = None
+    golden: GoldenFile | None = None
     provenance: Provenance
+    fused: Fused | None = None
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:
@@ -267,6 +320,28 @@ class Manifest(Frozen):
             if figures is not None and len(figures.exits) != stages:
                 raise _misfit(f"{name}.exits", f"has {len(figures.exits)} entries for {stages} stages")
         return self
+
+    @model_validator(mode="after")
+    def _beside_the_stages_fit(self) -> Self:
+        taken = [stage.file for stage in self.stages]
+        for field, entry in self._beside_the_stages():
+            if entry.file in taken:
+                raise _misfit(f"{field}.file", f"{entry.file!r} is the file of something else already")
+            taken.append(entry.file)
+        if self.golden is not None and len(self.golden.tolerance) != len(self.stages):
+            why = f"has {len(self.golden.tolerance)} entries for {len(self.stages)} stages"
+            raise _misfit("golden.tolerance", why)
+        if self.fused is not None and self.fused.pixels and self.preprocess.resize != "stretch":
+            raise _misfit("fused.pixels", f"must be false: no graph does the rule {self.preprocess.resize!r}")
+        return self
+
+    def _beside_the_stages(self) -> list[tuple[str, GoldenFile | Fused]]:
+        found = (("golden", self.golden), ("fused", self.fused))
+        return [(field, entry) for field, entry in found if entry is not None]
+
+    def files(self) -> list[tuple[str, Stage | GoldenFile | Fused]]:
+        """Every file beside the manifest, stages first, with the field that declares it, e.g. `stages[0]`."""
+        return [*((f"stages[{number}]", stage) for number, stage in enumerate(self.stages)), *self._beside_the_stages()]
 
     def costs(self) -> list[int]:
         """MACs of each stage, in order."""

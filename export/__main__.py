@@ -1,4 +1,4 @@
-"""`python -m export export | verify | show`, also as `rescade export`, ..."""
+"""`python -m export export | verify | show | golden | keygen | sign`, also as `rescade export`, ..."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rich.console import Console
 
 from cascade import bundle
 from cascade.errors import CascadeError
+from cascade.keys import read_trusted
 from export.show import tables
+from export.trust import FOLDER, KEY, SIGNED, golden_command, golden_line, keygen_command, sign_command
 from export.verify import verify
-
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.group()
@@ -30,6 +30,11 @@ def main() -> None:
 @click.option("--search", is_flag=True, help="Measure precisions on D_v instead, and write the Pareto front to OUT.")
 @click.option("--recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="What a BUNDLE came from.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Put a value over that recipe's.")
+@click.option("--fused", is_flag=True, help="Put the whole cascade into one more ONNX file, cascade.onnx.")
+@click.option("--pixels", is_flag=True, help="Let cascade.onnx take uint8 images of any size.")
+@click.option(
+    "--triton", type=click.Path(file_okay=False, path_type=Path), help="Write it as a model for Triton here too."
+)
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def export_command(
     source: Path,
@@ -39,25 +44,38 @@ def export_command(
     precision: str,
     recipe: Path | None,
     settings: tuple[str, ...],
+    triton: Path | None,
     *,
     search: bool,
+    fused: bool,
+    pixels: bool,
     quiet: bool,
 ) -> None:
     """Make a bundle of SOURCE, a finished run or a bundle in float32, with its own threshold and figures.
 
-    A run is checked against torch. A bundle is derived: its networks in other precisions.
+    A run is checked against torch. A bundle is derived: its networks in other precisions. With --fused the cascade is
+    put into one file as well, and a bundle of any precision is otherwise taken as it is.
     """
-    from export.sources import is_bundle, opened
-
+    if (pixels or triton) and not fused:
+        raise click.UsageError("--pixels and --triton say something of the one file that --fused makes: add --fused")
+    if search and fused:
+        raise click.UsageError("--search makes no bundle that --fused could put into one file")
+    is_bundle = (source / bundle.MANIFEST).is_file()
     try:
         if search:
             from export.search import run_search
+            from export.sources import opened
 
             run_search(opened(source, recipe, settings, quiet=quiet), out, quiet=quiet)
-        elif is_bundle(source) or precision != "fp32":
+        elif is_bundle and fused and precision == "fp32":
+            _fuse(source, out, triton, name=name, version=version, pixels=pixels)
+            return
+        elif is_bundle or precision != "fp32":
             _derive(source, out, precision, recipe, settings, name=name, version=version, quiet=quiet)
         else:
             _build(source, out, name=name, version=version or "1", quiet=quiet)
+        if fused:
+            _fuse(out, out, triton, name=None, version=None, pixels=pixels)
     except CascadeError as error:
         raise click.ClickException(str(error)) from error
 
@@ -71,6 +89,18 @@ def _build(run: Path, out: Path, *, name: str | None, version: str, quiet: bool)
         f"wrote {out}: {len(built.manifest.stages)} stages, threshold {built.manifest.exit.threshold:.6f}; same logits "
         f"as torch within {built.parity.largest:.1g} on {built.parity.samples} images, same classes and exits"
     )
+
+
+def _fuse(source: Path, out: Path, triton: Path | None, *, name: str | None, version: str | None, pixels: bool) -> None:
+    from export import onefile
+    from export.triton import write_repository
+
+    made = onefile.export(source, out, pixels=pixels, name=name, version=version)
+    click.echo(
+        f"wrote {out / onefile.FILE}: all {len(made.models)} stages, same logits, classes and exits as one by one"
+    )
+    if triton is not None:
+        click.echo(f"wrote {write_repository(made, triton)}")
 
 
 def _derive(
@@ -98,10 +128,12 @@ def _derive(
 
 @main.command("verify")
 @click.argument("folder", metavar="BUNDLE", type=FOLDER)
-def verify_command(folder: Path) -> None:
-    """Check BUNDLE: digests, graphs, shapes, and that answers do not depend on the batch."""
+@click.option("--public-key", "keys", type=KEY, multiple=True, help="One of these must have signed it.")
+def verify_command(folder: Path, keys: tuple[Path, ...]) -> None:
+    """Check BUNDLE: signature, digests, graphs, shapes, and that answers are those it was made with, in any batch."""
     try:
-        verified = verify(folder)
+        verified = verify(folder, read_trusted(keys) if keys else None)
+        signed = bundle.signature_of(folder) is not None
     except CascadeError as error:
         raise click.ClickException(str(error)) from error
     click.echo(
@@ -109,6 +141,8 @@ def verify_command(folder: Path) -> None:
         f"stages; logits differ by at most {verified.largest:.1g} between batch 1 and batch 7"
         f"{'; costs counted' if verified.counted else '; costs not counted, since there is no onnx'}"
     )
+    click.echo(golden_line(verified))
+    click.echo("signed by a key that was given" if keys else SIGNED[signed])
 
 
 @main.command("show")
@@ -125,6 +159,10 @@ def show_command(folder: Path, *, as_json: bool) -> None:
         return
     for table in tables(manifest):
         Console().print(table)
+
+
+for command in (golden_command, keygen_command, sign_command):
+    main.add_command(command)
 
 
 if __name__ == "__main__":

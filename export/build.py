@@ -17,7 +17,7 @@ from cascade import bundle
 from cascade.errors import BundleError
 from cascade.figures import Sample, measure
 from cascade.manifest import Manifest, Name, Preprocess, Provenance, Stage, Tensor
-from export import parity
+from export import golden, parity
 from export.calibrate import exit_rule
 from export.count import count
 from export.precision import optimised
@@ -77,7 +77,6 @@ def build(run: Run, folder: Path, *, name: str | None = None, version: str = "1"
     rule = exit_rule(recipe.exit, samples["dv"], data.dv.fingerprint(), held_out=recipe.data.dv_exclude)
     images = pixels_of(Split(data.dv.images, data.dv.labels, data.dv.index[:PARITY_IMAGES]), data)
     compared = parity.check(nets, stage_sessions, images, rule.threshold, rule.definition)
-    files = {f"stage{number}.onnx": model for number, model in enumerate(models)}
     manifest = Manifest(
         name=name,
         version=version,
@@ -92,8 +91,12 @@ def build(run: Run, folder: Path, *, name: str | None = None, version: str = "1"
         test=measure(samples["test"], rule.threshold, rule.definition),
         provenance=_provenance(recipe),
     )
-    bundle.write(folder, manifest, files)
-    return Built(manifest, compared)
+    candidates = data.dv.images[data.dv.index[: golden.CANDIDATES]].cpu().numpy()
+    whole = golden.make(
+        manifest, models, candidates, [each[: len(candidates)] for each in samples["dv"].stage_logits], stage_sessions
+    )
+    bundle.write(folder, whole.manifest, whole.files())
+    return Built(whole.manifest, compared)
 
 
 def _checked(field: str, value: str) -> str:

@@ -18,6 +18,7 @@ from cascade.errors import BundleError
 from cascade.figures import Sample, energy_threshold, mean_energy, measure, running_sums
 from cascade.manifest import ExitRule, Figures, Manifest, Precision, Provenance, Quantiser, Stage
 from cascade.replay import replay
+from export import golden
 from export import splits as image_splits
 from export.count import count
 from export.precision import optimised, to_fp16, to_int8
@@ -122,10 +123,15 @@ def derive(
         "calibration": _figures(own, rule, source.manifest.calibration),
         "test": _figures(test, rule, source.manifest.test),
         "provenance": _provenance(source.manifest.provenance, quantiser if "int8" in precisions else None),
+        "fused": None,  # that file is of the networks as they were
     }
-    manifest = bundle.parse(source.manifest.model_copy(update=changes).document())
-    check(Bundle(manifest, tuple(models)))
-    bundle.write(folder, manifest, {stage.file: model for stage, model in zip(stages, models, strict=True)})
+    manifest = bundle.parse(source.manifest.model_copy(update={**changes, "golden": None}).document())
+    candidates = np.ascontiguousarray(splits.dv.pixels[: golden.CANDIDATES].transpose(0, 2, 3, 1))
+    logits = [each[: len(candidates)] for each in own.stage_logits]
+    whole = golden.make(manifest, models, candidates, logits, after)
+    check(whole)
+    bundle.write(folder, whole.manifest, whole.files())
+    manifest = whole.manifest
     theirs = _classes(splits.test.sample(before, source.manifest.costs()), source.manifest.exit)
     return Derived(manifest, float((_classes(test, rule) == theirs).mean()))
 

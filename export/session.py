@@ -32,15 +32,7 @@ class Session:
     """
 
     def __init__(self, model: bytes, where: str) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.add_session_config_entry(EXTERNAL_WEIGHTS, os.devnull)
-        try:
-            self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own exception types share no public base
-            raise BundleError(where, f"onnxruntime cannot load it: {error}") from error
+        self.session = opened(model, where)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
             raise BundleError(where, f"has {len(inputs)} inputs and {len(outputs)} outputs; a stage has one of each")
@@ -64,6 +56,27 @@ class Session:
         """Logits of many samples, `size` at a time."""
         parts = [self.run(images[start : start + size]) for start in range(0, len(images), size)]
         return np.concatenate(parts)
+
+
+def opened(model: bytes, where: str) -> ort.InferenceSession:
+    """An ONNX file in onnxruntime: one thread, CPU.
+
+    Args:
+        model: the file's bytes.
+        where: field of the bundle, for messages.
+
+    Raises:
+        BundleError: onnxruntime cannot load it.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry(EXTERNAL_WEIGHTS, os.devnull)
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exception types share no public base
+        raise BundleError(where, f"onnxruntime cannot load it: {error}") from error
 
 
 def sessions(models: Sequence[bytes]) -> list[Session]:

@@ -1,6 +1,8 @@
-"""Check a bundle without torch: digests, graphs, shapes, costs, and that answers do not depend on the batch.
+"""Check a bundle without torch, by running it.
 
-Costs are counted where the `onnx` package is installed, which serving does not need.
+Signature, digests, graphs, shapes; that a sample's answer does not depend on its batch; and that the golden samples get
+the logits, classes and exits here that they got where the bundle was made. Costs are counted where the `onnx` package
+is installed, which serving does not need.
 """
 
 from __future__ import annotations
@@ -14,8 +16,12 @@ import numpy as np
 from cascade import bundle
 from cascade.bundle import Bundle
 from cascade.errors import BundleError
+from cascade.golden import check as check_golden
+from cascade.golden import unpack
 from cascade.manifest import Manifest, Stage
 from cascade.pixels import normalise
+from cascade.signature import Trusted
+from export import whole
 from export.session import Array, Session, sessions
 
 SAMPLES = 7
@@ -27,23 +33,30 @@ class Verified:
     """A bundle that passed.
 
     Attributes:
-        manifest: its own.
+        manifest: its description.
         largest: largest difference of a logit between batch 1 and batch 7.
         counted: whether the costs were counted.
+        golden: a stage's largest difference from the golden samples' logits; None where the bundle has none.
     """
 
     manifest: Manifest
     largest: float
     counted: bool
+    golden: tuple[float, ...] | None = None
 
 
-def verify(folder: Path) -> Verified:
+def verify(folder: Path, trusted: Trusted | None = None) -> Verified:
     """Read a bundle with every digest checked, load each stage, and run it.
+
+    Args:
+        folder: of the bundle.
+        trusted: keys, one of which must have signed it; default that nobody need have.
 
     Raises:
         BundleError: names what is wrong.
+        Untrusted: keys were given, and none of them signed this.
     """
-    return check(bundle.read(folder))
+    return check(bundle.read(folder, trusted))
 
 
 def check(read: Bundle) -> Verified:
@@ -55,14 +68,15 @@ def check(read: Bundle) -> Verified:
     rule = read.manifest.preprocess
     noise = np.random.default_rng(0).integers(0, 256, (SAMPLES, 3, rule.size, rule.size), np.uint8)
     images = normalise(noise, rule)
-    largest = 0.0
-    for number, (stage, session) in enumerate(zip(read.manifest.stages, sessions(read.models), strict=True)):
+    largest, stages = 0.0, sessions(read.models)
+    for number, (stage, session) in enumerate(zip(read.manifest.stages, stages, strict=True)):
         check_signature(stage, session, f"stages[{number}]")
         largest = max(largest, _batch_difference(session, images, len(read.manifest.labels), f"stages[{number}]"))
+    whole.check(read, stages, noise)
     counted = importlib.util.find_spec("onnx") is not None
     if counted:
         _check_costs(read)
-    return Verified(read.manifest, largest, counted)
+    return Verified(read.manifest, largest, counted, _golden_differences(read, stages))
 
 
 def _check_costs(read: Bundle) -> None:
@@ -70,6 +84,18 @@ def _check_costs(read: Bundle) -> None:
 
     for number, (stage, model) in enumerate(zip(read.manifest.stages, read.models, strict=True)):
         count.check(stage, model, f"stages[{number}]")
+
+
+def _golden_differences(read: Bundle, stages: list[Session]) -> tuple[float, ...] | None:
+    if read.golden is None:
+        return None
+    golden = unpack(read.golden, read.manifest)
+    inputs = normalise(golden.pixels(), read.manifest.preprocess)
+    alone, together = (
+        check_golden(golden, [session.in_batches(inputs, size) for session in stages], read.manifest)
+        for size in (1, len(inputs))
+    )
+    return tuple(map(max, alone, together))
 
 
 def check_signature(stage: Stage, session: Session, where: str) -> None:

@@ -22,6 +22,9 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
         default = "" if field.is_required() or field.default in (None, ()) else f" [default: {field.default}]"
         if name == "bundle":
             command = click.argument(name, nargs=-1)(command)
+        elif field.annotation is bool:
+            flag = name.replace("_", "-")
+            command = click.option(f"--{flag}/--no-{flag}", name, default=None, help=field.description)(command)
         else:
             text = f"{field.description}{default}"
             command = click.option(f"--{name.replace('_', '-')}", name, metavar="VALUE", help=text)(command)
@@ -73,7 +76,7 @@ def run(settings: ServerSettings) -> str | None:
     """
     # Imported here so that a wrong option is answered at once, and a parent of workers stays light.
     from server import tls
-    from server.library import Library
+    from server.library import library_of
     from server.port import ADMIN, PUBLIC, listening, url_of
 
     def announce() -> None:
@@ -83,7 +86,7 @@ def run(settings: ServerSettings) -> str | None:
             click.echo(f"rescade is managed at {url_of(ports[ADMIN], scheme)}")
 
     tls.check(settings)
-    library = Library(settings.bundle)
+    library = library_of(settings)
     if settings.workers > 1:
         from server.rpc.port import check_free
         from server.workers import supervise

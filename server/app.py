@@ -22,7 +22,7 @@ from server.direct import Direct
 from server.gate import Gate
 from server.intake import Intake
 from server.journal import Journal
-from server.library import Library
+from server.library import Library, library_of
 from server.logs import configure
 from server.metrics import Metrics, shared_folder
 from server.middleware import Observe
@@ -30,6 +30,7 @@ from server.models import Model, Models
 from server.oip.routes import router as oip
 from server.predict import Predictor
 from server.protocol import Protocol
+from server.providers import Place
 from server.replies import CLIENT_CLOSED_REQUEST, Reply, error_reply, failure, unforeseen
 from server.routes import PREDICT_PATHS, router
 from server.rpc.port import check_installed, port_of
@@ -96,6 +97,9 @@ class Service:
             await self.rpc.open()
             for model in self.models.all():
                 await model.engine.warm_up()
+        except CascadeError as error:
+            logger.error("warm-up failed", extra={"fields": {"reason": str(error)}})
+            self.failure = error
         except Exception as error:
             logger.exception("warm-up failed")
             self.failure = error
@@ -143,17 +147,25 @@ def open_runtime(settings: ServerSettings, bundle: Bundle) -> Runtime:
     """Make a bundle's sessions.
 
     Raises:
-        BundleError: the bundle's networks are not what its manifest says.
+        BundleError: the bundle's networks are not what its manifest says, or golden samples are to be run, and it has
+            none.
         DeviceUnavailable: the device is not there.
     """
-    return OnnxRuntime(bundle, settings.device, settings.threads, settings.max_batch)
+    place = Place.of(
+        settings.device,
+        threads=settings.threads,
+        cuda_graphs=settings.cuda_graphs,
+        tensorrt_cache=None if settings.tensorrt_cache is None else str(settings.tensorrt_cache),
+    )
+    return OnnxRuntime(bundle, place, settings.max_batch, self_test=settings.self_test)
 
 
 def open_runtimes(settings: ServerSettings, library: Library) -> tuple[Runtime, ...]:
     """Read and verify every bundle, and make their sessions.
 
     Raises:
-        BundleError: a bundle is not what its manifest says, or two have the same name and version.
+        BundleError: a bundle is not what its manifest says, nobody trusted signed it, or two have the same name and
+            version.
         DeviceUnavailable: the device is not there.
     """
     return tuple(open_runtime(settings, bundle) for bundle in library.open())
@@ -172,10 +184,11 @@ def create_app(
 
     Raises:
         ServiceError: requests are to be traced, or there is to be a gRPC port, and what that needs is not installed.
+        BadKey: bundles are to be signed, and a trusted key cannot be read.
     """
     check_installed(settings)
     told = open_tracer(settings.otel_endpoint, settings.otel_sample_ratio) if tracer is None else tracer
-    books = Library(settings.bundle) if library is None else library
+    books = library_of(settings) if library is None else library
 
     async def predict(scope: Scope, receive: Receive) -> Reply:
         service: Service = app.state.service

@@ -18,6 +18,9 @@ from pathlib import Path
 from cascade import bundle as bundles
 from cascade.bundle import MANIFEST, Bundle
 from cascade.errors import BundleError, Conflict, NotFound
+from cascade.keys import read_trusted
+from cascade.signature import Trusted
+from server.settings import ServerSettings
 
 Identity = tuple[str, str]
 """Name and version."""
@@ -44,6 +47,16 @@ def find(paths: Iterable[Path]) -> list[Path]:
         for folder in list(_bundles_in(path, 2)) or [path]:
             found.setdefault(folder.resolve(), folder)
     return list(found.values())
+
+
+def library_of(settings: ServerSettings) -> Library:
+    """The bundles that the settings name, signed by the keys that they name.
+
+    Raises:
+        BadKey: a key cannot be read.
+    """
+    keys = settings.trusted_keys
+    return Library(settings.bundle, None if keys is None else read_trusted(keys))
 
 
 def _bundles_in(path: Path, depth: int) -> Iterator[Path]:
@@ -112,14 +125,15 @@ class Library:
 
     Args:
         paths: bundles, or folders of them.
+        trusted: keys, one of which must have signed a bundle; default that nobody need have.
 
     Attributes:
         out: names that were taken out on purpose.
         broken: folders that could not be read, as far as the last plan that was carried out knew.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = tuple(paths)
+    def __init__(self, paths: Sequence[Path], trusted: Trusted | None = None) -> None:
+        self._paths, self._trusted = tuple(paths), trusted
         self._held: dict[Path, Bundle] = {}
         self.out: frozenset[str] = frozenset()
         self.broken: tuple[Finding, ...] = ()
@@ -133,7 +147,7 @@ class Library:
         """Read everything for the first time.
 
         Raises:
-            BundleError: a bundle is broken, or two have the same name and version.
+            BundleError: a bundle is broken or signed by nobody who is trusted, or two have the same name and version.
         """
         plan = self.scan()
         if plan.broken:
@@ -145,7 +159,7 @@ class Library:
 
     def scan(self) -> Plan:
         """Look at every folder."""
-        return self._plan([_look(folder) for folder in find(self._paths)], self.out)
+        return self._plan([_look(folder, self._trusted) for folder in find(self._paths)], self.out)
 
     def load(self, name: str) -> Plan:
         """Look for the bundles of one name alone, also if it had been taken out.
@@ -154,7 +168,7 @@ class Library:
             NotFound: there are none.
         """
         findings = []
-        looked = [_look(folder) for folder in find(self._paths)]
+        looked = [_look(folder, self._trusted) for folder in find(self._paths)]
         for finding in looked:
             held = self._held.get(finding.folder)
             if name in (finding.name, held and held.manifest.name):
@@ -225,14 +239,20 @@ class Library:
         return Plan(shelf, fresh, gone, broken, tuple(findings), out)
 
 
-def _look(folder: Path) -> Finding:
-    name = version = ""
+def _look(folder: Path, trusted: Trusted | None) -> Finding:
+    try:
+        return _kept(folder, bundles.read(folder, trusted))
+    except BundleError as error:
+        return Finding(folder, None, str(error), *_called(folder))
+
+
+def _called(folder: Path) -> Identity:
+    """What a bundle that is broken, or that nobody trusted signed, says its name and version are."""
     try:
         manifest = bundles.read_manifest(folder)
-        name, version = manifest.name, manifest.version
-        return Finding(folder, bundles.read(folder), "", name, version)
-    except BundleError as error:
-        return Finding(folder, None, str(error), name, version)
+    except BundleError:
+        return "", ""
+    return manifest.name, manifest.version
 
 
 def _kept(folder: Path, bundle: Bundle) -> Finding:

@@ -5,28 +5,25 @@ costs beside its arithmetic; so a few images that wait together are run together
 them gets the very logits it gets alone, to the last bit, and alone where it has not. On a GPU a batch is padded to one
 of a few sizes that were all tried and timed at warm-up, because the first run of a new shape can stall, and because the
 times say which batches are worth waiting for.
-
-A GPU that was asked for is used, or the start fails: onnxruntime would otherwise print a warning and use the CPU.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
 import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime
 
 from cascade.bundle import Bundle
-from cascade.errors import BundleError, DeviceUnavailable
+from cascade.errors import BundleError
 from cascade.exits import Floats
+from cascade.golden import FIELD, Golden, check, unpack
 from cascade.manifest import Manifest, Tensor
 from cascade.pixels import Pixels, normalise
+from server.buffers import Buffers
 from server.costs import Costs
+from server.providers import Place, open_sessions
 
 Image = Floats | Pixels
 Images = Sequence[Image] | Floats | Pixels
@@ -34,11 +31,6 @@ Images = Sequence[Image] | Floats | Pixels
 TOGETHER = 8  # most images in one run on a CPU: beyond, maps leave the cache and a run takes longer an image again
 LIGHT_S = 0.002  # a run that takes longer gains nothing from company, and is not worth the trials
 TRIALS = 3  # timed runs of each stage at each batch size; the fastest counts
-
-ERRORS_ONLY, ALMOST_NOTHING = 3, 4
-
-# Where a graph's weights may lie outside its file; by default that is the current folder, which no digest covers.
-EXTERNAL_WEIGHTS = "session.model_external_initializers_file_folder_path"
 
 
 class Runtime(Protocol):
@@ -68,36 +60,36 @@ class OnnxRuntime:
 
     Args:
         bundle: verified; the sessions are made from its bytes.
-        device: `cpu` or `cuda:N`.
-        threads: threads for one network on the CPU.
+        place: where the networks run; or the device alone, `cpu`, `cuda:N` or `tensorrt:N`.
         max_batch: largest batch that will be asked for.
+        self_test: whether the warm-up ends with the bundle's golden samples.
 
     Raises:
-        BundleError: a graph cannot be loaded or does not fit the manifest.
+        BundleError: a graph cannot be loaded or does not fit the manifest, or there are no golden samples to test with.
         DeviceUnavailable: the device is not there.
     """
 
-    def __init__(self, bundle: Bundle, device: str = "cpu", threads: int = 1, max_batch: int = 32) -> None:
-        onnxruntime.disable_telemetry_events()  # a server tells nobody what it serves
+    def __init__(
+        self, bundle: Bundle, place: Place | str = "cpu", max_batch: int = 32, *, self_test: bool = False
+    ) -> None:
+        place = Place.of(place) if isinstance(place, str) else place
         self.manifest = bundle.manifest
-        self._padded_sizes = batch_sizes(max_batch) if device.startswith("cuda") else ()
+        self._place = place
+        self._padded_sizes = batch_sizes(max_batch) if place.is_gpu else ()
         self._together = max_batch if self._padded_sizes else 1
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = ERRORS_ONLY
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry(EXTERNAL_WEIGHTS, os.devnull)
-        providers = [providers_for(device)]
-        self._sessions = [
-            _open_session(number, model, options, providers) for number, model in enumerate(bundle.models)
-        ]
+        self._sessions = open_sessions(bundle.models, place)
         for number, session in enumerate(self._sessions):
             _check_graph(number, session, bundle.manifest)
         self._names = [([stage.output.name], stage.input.name) for stage in self.manifest.stages]
+        self._buffers: dict[tuple[int, int], Buffers] = {}
+        self._golden = _golden_of(bundle) if self_test else None
 
     def warm_up(self) -> Costs:
-        """Run every stage at every batch size that will be used, and say how long each takes."""
+        """Run every stage at every batch size that will be used, and say how long each takes; then the golden samples.
+
+        Raises:
+            BundleError: the networks do not say of the golden samples what they must.
+        """
         side = self.manifest.preprocess.size
         image = np.zeros((3, side, side), np.float32)
         stages = range(len(self._sessions))
@@ -106,7 +98,16 @@ class OnnxRuntime:
         if not self._padded_sizes and max(row[0] for row in seconds) <= LIGHT_S:
             images = np.random.default_rng(0).normal(size=(TOGETHER, 3, side, side)).astype(np.float32)
             self._together = TOGETHER if all(self._is_one_by_one(stage, images) for stage in stages) else 1
+        if self._golden is not None:
+            self._test(self._golden.pixels(), self._golden)
         return Costs(sizes, seconds)
+
+    def _test(self, pixels: Pixels, golden: Golden) -> None:
+        """Run the golden samples as requests are run: one at a time, and in company."""
+        for batch in (1, len(pixels)):
+            parts = [pixels[start : start + batch] for start in range(0, len(pixels), batch)]
+            found = [np.concatenate([self.run(stage, part) for part in parts]) for stage in range(len(self._sessions))]
+            check(golden, found, self.manifest)
 
     def _is_one_by_one(self, stage: int, images: Floats) -> bool:
         """Whether images get the very logits together that they get alone, however many are together."""
@@ -133,14 +134,29 @@ class OnnxRuntime:
         return np.concatenate([self._run_batch(stage, part) for part in parts])
 
     def _run_batch(self, stage: int, images: Images) -> Floats:
-        output, input_ = self._names[stage]
-        count = len(images)
-        size = next((size for size in self._padded_sizes if size >= count), count)
         rows = self._rows(images)
-        if size != count:
-            rows = np.concatenate([rows, np.zeros((size - count, *rows.shape[1:]), np.float32)])
+        if self._padded_sizes:
+            return self._buffers_for(stage, len(rows)).run(rows)
+        output, input_ = self._names[stage]
         logits: Floats = self._sessions[stage].run(output, {input_: rows})[0]
-        return logits if size == count else logits[:count]
+        return logits
+
+    def _buffers_for(self, stage: int, count: int) -> Buffers:
+        """Memory for a batch of so many images, or for the next larger one that is warmed."""
+        size = next(size for size in self._padded_sizes if size >= count)
+        if (found := self._buffers.get((stage, size))) is None:
+            (output,), input_ = self._names[stage]
+            side, classes = self.manifest.preprocess.size, len(self.manifest.labels)
+            graph = size if self._place.cuda_graphs else None
+            found = self._buffers[stage, size] = Buffers(
+                self._sessions[stage],
+                (input_, (size, 3, side, side)),
+                (output, (size, classes)),
+                "cuda" if self._place.is_gpu else "cpu",
+                self._place.number,
+                graph,
+            )
+        return found
 
     def _rows(self, images: Images) -> Floats:
         """Images as one array; pixels, of which four fit where one float does, are normalised here and not before."""
@@ -152,50 +168,15 @@ class OnnxRuntime:
         return np.concatenate([normalise(part, rule) if part.dtype == np.uint8 else part for part in parts])
 
 
+def _golden_of(bundle: Bundle) -> Golden:
+    if bundle.golden is None:
+        raise BundleError(FIELD, "there are no golden samples to test with: `rescade golden` adds them to a bundle")
+    return unpack(bundle.golden, bundle.manifest)
+
+
 def batch_sizes(max_batch: int) -> tuple[int, ...]:
     """The powers of two below `max_batch`, and itself."""
     return (*(2**power for power in range((max_batch - 1).bit_length())), max_batch)
-
-
-def providers_for(device: str) -> str | tuple[str, dict[str, Any]]:
-    """The execution provider for a device, with its options.
-
-    Raises:
-        DeviceUnavailable: this onnxruntime has no GPU provider.
-    """
-    if device == "cpu":
-        return "CPUExecutionProvider"
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise DeviceUnavailable("the GPU cannot be used: this onnxruntime has no CUDA; install onnxruntime-gpu")
-    return "CUDAExecutionProvider", {
-        "device_id": int(device.removeprefix("cuda:")),
-        "cudnn_conv_algo_search": "HEURISTIC",
-        "arena_extend_strategy": "kSameAsRequested",
-        "use_tf32": 0,  # ten bits of mantissa would move energies across the threshold
-    }
-
-
-def _open_session(number: int, model: bytes, options: Any, providers: list[Any]) -> Any:
-    wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
-    said = io.StringIO()
-    onnxruntime.set_default_logger_severity(ALMOST_NOTHING)  # what goes wrong here is told once, as an error of ours
-    try:
-        with contextlib.redirect_stdout(said):
-            if wanted == "CUDAExecutionProvider":
-                onnxruntime.preload_dlls()
-            session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
-    except Exception as error:
-        if wanted == "CUDAExecutionProvider":
-            raise DeviceUnavailable(f"the GPU cannot be used: {_line(error)} {_line(said.getvalue())}") from error
-        raise BundleError(f"stages[{number}].file", f"onnxruntime cannot load it: {_line(error)}") from error
-    finally:
-        onnxruntime.set_default_logger_severity(ERRORS_ONLY)
-    if wanted not in session.get_providers():
-        raise DeviceUnavailable(
-            f"the GPU cannot be used: onnxruntime fell back to {session.get_providers()}, so the driver or the CUDA "
-            f"libraries are missing (pip install 'rescade[gpu]'). {_line(said.getvalue())}"
-        )
-    return session
 
 
 def _check_graph(number: int, session: Any, manifest: Manifest) -> None:
@@ -224,7 +205,3 @@ def _stacked(images: Images) -> Any:
     if isinstance(images, np.ndarray):
         return images
     return images[0][np.newaxis] if len(images) == 1 else np.stack(images)
-
-
-def _line(text: object) -> str:
-    return " ".join(str(text).split())[:300]

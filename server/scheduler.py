@@ -32,6 +32,8 @@ REASONS: tuple[Reason, ...] = ("full", "idle", "timeout", "deadline")
 ALWAYS = float("-inf")
 NEVER = float("inf")
 NEWS = 0.2  # weight of the newest gap or exit in the running means
+LONGEST = 10.0  # a batch that takes longer, in multiples of what was expected, was held up by something else
+SPARE = 1.5  # a queue is let grow to two thirds of what a deadline allows, since the pace varies
 QUIET_S = 1.0  # after a gap as long as this, what was known about arrivals says nothing any more
 
 
@@ -97,6 +99,35 @@ class _Queue:
     goes_on: float = 1.0
 
 
+@dataclass
+class _Pace:
+    """How much longer a batch takes than the table says, with all that is done between it and the next one.
+
+    Decoding, writing answers and refusing are in no table. Where they share a core with the networks they can take as
+    long again, and a deadline that was promised by the table alone would be missed.
+
+    Attributes:
+        ratio: running mean of what it took to what the table says; at least 1.
+        began: when the last batch did, if others have waited since.
+        expected: seconds that the table gives it.
+    """
+
+    ratio: float = 1.0
+    began: float = NEVER
+    expected: float = 0.0
+
+    def start(self, now: float, expected: float) -> None:
+        """A batch begins."""
+        if self.began < NEVER and self.expected:
+            ratio = min(max((now - self.began) / self.expected, 1.0), LONGEST)
+            self.ratio += NEWS * (ratio - self.ratio)
+        self.began, self.expected = now, expected
+
+    def rest(self) -> None:
+        """Nothing is to be run."""
+        self.began = NEVER
+
+
 class Scheduler:
     """Decides which samples run next.
 
@@ -113,6 +144,7 @@ class Scheduler:
         self._samples: dict[int, _Sample] = {}
         self._ends: list[tuple[float, int, int]] = []  # when, sample, the stage it would miss or -1 for its deadline
         self._running = [0] * stage_count
+        self._pace = _Pace()
         self._next_id = 0
 
     def __len__(self) -> int:
@@ -123,10 +155,10 @@ class Scheduler:
         return [len(queue.joined) for queue in self._queues]
 
     def backlog(self, more: int = 0) -> float:
-        """Seconds until all that is in the house now, and `more`, will have left, by the table and the last exits."""
+        """Seconds until all that is in the house now, and `more`, will have left: by the table, the pace, the exits."""
         present = [depth + running for depth, running in zip(self.depths(), self._running, strict=True)]
         present[0] += more
-        return self._costs.backlog(present, [queue.goes_on for queue in self._queues])
+        return self._pace.ratio * self._costs.backlog(present, [queue.goes_on for queue in self._queues])
 
     def submit(
         self, now: float, deadline: float, count: int = 1, last: int | None = None, may_truncate: bool = False
@@ -173,13 +205,13 @@ class Scheduler:
                 f"{self._limits.max_samples}: try again later",
                 retry_after_s=self.backlog(),
             )
-        if deadline >= now + (len(self._samples) + count + 1) * self._costs.most:
+        if deadline >= now + (len(self._samples) + count + 1) * self._costs.most * self._pace.ratio * SPARE:
             return  # however it comes, there is time for all
         if now + (least := self._costs.run(0, count)) > deadline:
             raise DeadlineExceeded(
                 f"stage 0 alone takes {least:.3f} s over {count} images, past this request's deadline: allow more time"
             )
-        if self._samples and now + self.backlog(count) > deadline:
+        if self._samples and now + SPARE * self.backlog(count) > deadline:
             queued = self.backlog()
             raise Overloaded(
                 f"the images in hand take {queued:.3f} s, past this request's deadline: try again later",
@@ -213,7 +245,9 @@ class Scheduler:
                     self._samples[id_].waiting = False
                 self._running[stage] += size
                 self._set_due(stage)
+                self._pace.start(now, self._costs.run(stage, size))
                 return Batch(stage, ids, reason)
+        self._pace.rest()
         return None
 
     def advance(self, batch: Batch, exits: Sequence[bool], now: float) -> tuple[int, ...]:
@@ -244,6 +278,8 @@ class Scheduler:
         queue.goes_on += NEWS * (1 - sum(exits) / max(1, len(exits)) - queue.goes_on)
         if batch.stage + 1 < len(self._queues):
             self._changed(batch.stage + 1, now)
+        if not self._samples:
+            self._pace.rest()
         return tuple(done)
 
     def give_up(self, batch: Batch) -> None:

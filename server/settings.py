@@ -70,10 +70,25 @@ class ServerSettings(BaseSettings):
         int | None, Field(ge=0, le=65535, description="port to listen on for gRPC, if any; 0 takes a free one")
     ] = None
     workers: Annotated[int, Field(gt=0, le=1024, description="server processes")] = 1
-    device: Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$", description="cpu, or cuda:N for the N-th GPU")] = "cpu"
+    device: Annotated[
+        str, Field(pattern=r"^(cpu|(cuda|tensorrt):\d+)$", description="cpu, or cuda:N or tensorrt:N for the N-th GPU")
+    ] = "cpu"
+    cuda_graphs: Annotated[bool, Field(description="on a GPU, capture each network at each batch size as a graph")] = (
+        False
+    )
+    tensorrt_cache: Annotated[
+        Path | None, Field(description="folder where TensorRT keeps its engines, which take minutes to build")
+    ] = None
     threads: Annotated[Positive, Field(description="threads a worker gives to one network on the CPU")] = 1
     decode_threads: Annotated[Positive, Field(description="threads a worker decodes requests in")] = 2
     threshold: Annotated[float | None, Field(description="energy to be exceeded; default: the bundle's own")] = None
+    trusted_keys: Annotated[
+        Paths | None,
+        Field(min_length=1, description="public keys, PEM, one of which must have signed a bundle; default: none need"),
+    ] = None
+    self_test: Annotated[
+        bool, Field(description="run a bundle's golden samples through its networks before it is served")
+    ] = False
     max_body_bytes: Annotated[Positive, Field(description="largest request body")] = 16 * 2**20
     max_buffered_bytes: Annotated[Positive, Field(description="bodies a worker holds at once, together")] = 256 * 2**20
     max_pixels: Annotated[Positive, Field(description="largest image, width times height")] = 25_000_000

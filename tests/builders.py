@@ -18,9 +18,12 @@ from PIL import Image
 from cascade.bundle import Bundle, sha256, write
 from cascade.combine import EnergyDefinition
 from cascade.exits import Floats
-from cascade.manifest import ExitRule, Manifest, Preprocess, Provenance, Stage, Tensor, ThresholdRule
+from cascade.golden import Golden, pack
+from cascade.manifest import ExitRule, GoldenFile, Manifest, Preprocess, Provenance, Stage, Tensor, ThresholdRule
+from cascade.pixels import Pixels
+from cascade.replay import replay
 from server.costs import Costs
-from server.runtime import Images
+from server.runtime import Images, OnnxRuntime
 
 FLOAT, INTS = 1, 7  # TensorProto.FLOAT, AttributeProto.INTS
 
@@ -145,8 +148,35 @@ def tiny_macs(size: int = 8, classes: int = 4, width: int = 6) -> int:
 def write_tiny_bundle(folder: Path, **kwargs: Any) -> Bundle:
     """The same, on disk."""
     bundle = tiny_bundle(**kwargs)
-    files = {stage.file: model for stage, model in zip(bundle.manifest.stages, bundle.models, strict=True)}
-    write(folder, bundle.manifest, files)
+    write(folder, bundle.manifest, bundle.files())
+    return bundle
+
+
+def with_golden(bundle: Bundle, logits: Sequence[Floats], pixels: Pixels, tolerance: float = 1e-3) -> Bundle:
+    """A bundle with golden samples: `pixels` (N, 3, S, S), and (N, K) logits a stage, as its stages give them."""
+    exit_rule = bundle.manifest.exit
+    exits = replay(logits, exit_rule.threshold, exit_rule.definition).stages
+    data = pack(Golden(pixels.transpose(0, 2, 3, 1), np.stack(logits), exits))
+    declared = GoldenFile(
+        file="golden.npz", sha256=sha256(data), samples=len(pixels), tolerance=(tolerance,) * len(bundle.models)
+    )
+    return Bundle(bundle.manifest.model_copy(update={"golden": declared}), bundle.models, data)
+
+
+def golden_bundle(count: int = 40, **kwargs: Any) -> Bundle:
+    """A tiny bundle with golden samples that leave at every stage."""
+    bundle = tiny_bundle(**kwargs)
+    side = bundle.manifest.preprocess.size
+    pixels = np.random.default_rng(5).integers(0, 256, (count, 3, side, side), np.uint8)
+    runtime = OnnxRuntime(bundle)
+    logits = [runtime.run(stage, pixels) for stage in range(len(bundle.models))]
+    return with_golden(bundle, logits, pixels)
+
+
+def write_golden_bundle(folder: Path, **kwargs: Any) -> Bundle:
+    """The same, on disk."""
+    bundle = golden_bundle(**kwargs)
+    write(folder, bundle.manifest, bundle.files())
     return bundle
 
 

@@ -28,3 +28,8 @@ def commands(heading: str) -> list[str]:
         elif line.strip() and not line.startswith("#"):
             lines.append(line)
     return [re.sub(r"\s+#.*", "", line).strip() for line in lines]
+
+
+def programs(heading: str) -> list[str]:
+    """The Python programs under a heading."""
+    return re.findall(r"```python\n(.*?)```", dict(sections())[heading], re.DOTALL)

@@ -28,7 +28,9 @@ LIGHT = [
     "bench.__main__",
     "bench.sync",
     "export.verify",
+    "export.whole",
     "export.show",
+    "export.trust",
     "export.__main__",
 ]
 
@@ -103,6 +105,14 @@ def test_a_bundle_can_be_shown_and_verified_without_torch(tmp_path: Path) -> Non
     for verb in ("show", "verify"):
         found = without(HEAVY | {"yaml", "safetensors"}, verb, str(tmp_path / "bundle"))
         assert found.returncode == 0, found.stderr
+
+
+def test_a_bundle_gets_its_cascade_in_one_file_without_torch(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    write_tiny_bundle(tmp_path / "bundle")
+    absent = (HEAVY | {"yaml", "safetensors"}) - {"onnx"}
+    found = without(absent, "export", str(tmp_path / "bundle"), "--out", str(tmp_path / "made"), "--fused")
+    assert found.returncode == 0, found.stderr
 
 
 @pytest.mark.train

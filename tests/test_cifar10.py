@@ -1,4 +1,4 @@
-"""CIFAR-10 bundles on the 10,000 real test images, by every protocol: the label and exit of each are those of replay.
+"""CIFAR-10 bundles on the 10,000 real test images, by every protocol and in one file: what replay says of each.
 
 The bundles are bundles/cifar10 and bundles/cifar10-int8, or the one that CIFAR10_BUNDLE names.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib.util
 import itertools
 import os
 import struct
@@ -26,7 +27,7 @@ from cascade import bundle
 from cascade.bundle import Bundle
 from cascade.pixels import normalise, to_pixels
 from cascade.replay import Replay, replay
-from tests.serving import RESCADE, ROOT, served
+from tests.serving import RESCADE, ROOT, free_port, served
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +37,7 @@ LARGEST = 32
 HEADER = "Inference-Header-Content-Length"
 
 Found = list[tuple[str, int]]
-Ask = Callable[[httpx.AsyncClient, str, list[bytes]], Awaitable[Found]]
+Ask = Callable[[Any, str, list[bytes]], Awaitable[Found]]
 
 
 @pytest.fixture(scope="module", params=BUNDLES, ids=lambda path: path.name)
@@ -68,8 +69,14 @@ def expected(read: Bundle, cifar10_images: list[Path]) -> Replay:
 
 
 @pytest.fixture(scope="module")
-def url(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    command = [*RESCADE, "serve", str(folder), "--workers", "2", "--log-level", "error"]
+def grpc_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def url(folder: Path, grpc_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    also = ["--grpc-port", str(grpc_port)] if importlib.util.find_spec("grpc") else []
+    command = [*RESCADE, "serve", str(folder), "--workers", "2", "--log-level", "error", *also]
     with served(command, tmp_path_factory.mktemp("log") / "log") as address:
         yield address
 
@@ -118,31 +125,72 @@ def texts_of(data: bytes) -> list[str]:
     return found
 
 
-async def ask_all(url: str, ask: Ask, model: str, bodies: list[bytes]) -> Found:
-    """Sixteen requests at a time, of one image or of many, so that samples of many share batches."""
+async def by_grpc(client: Any, model: str, images: list[bytes]) -> Found:
+    """Tensors over gRPC."""
+    triton = pytest.importorskip("tritonclient.grpc.aio")
+    tensor = triton.InferInput("image", [len(images)], "BYTES")
+    tensor.set_data_from_numpy(np.array(images, object))
+    result = await client.infer(model, [tensor])
+    labels = [label.decode() for label in result.as_numpy("label")]
+    return list(zip(labels, result.as_numpy("exit_stage").tolist(), strict=True))
+
+
+async def ask_all(connect: Callable[[], Any], ask: Ask, model: str, bodies: list[bytes]) -> Found:
+    """Sixteen clients at a time, of one image or of many, so that samples of many share batches."""
     random, cuts = np.random.default_rng(0), [0]
     while cuts[-1] < len(bodies):
         cuts.append(min(len(bodies), cuts[-1] + int(random.integers(1, LARGEST + 1))))
     groups = itertools.pairwise(cuts)
     found: Found = [("", -1)] * len(bodies)
 
-    async def work(client: httpx.AsyncClient) -> None:
-        for start, end in groups:
-            found[start:end] = await ask(client, model, bodies[start:end])
+    async def work() -> None:
+        async with connect() as client:
+            for start, end in groups:
+                found[start:end] = await ask(client, model, bodies[start:end])
 
-    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-        await asyncio.gather(*(work(client) for _ in range(16)))
+    await asyncio.gather(*(work() for _ in range(16)))
     return found
 
 
-@pytest.mark.parametrize("ask", [by_predict, by_oip_json, by_oip_binary])
+@pytest.mark.parametrize("ask", [by_predict, by_oip_json, by_oip_binary, by_grpc])
 def test_every_test_image_gets_the_label_and_the_exit_of_replay(
-    ask: Ask, read: Bundle, expected: Replay, cifar10_images: list[Path], url: str
+    ask: Ask, read: Bundle, expected: Replay, cifar10_images: list[Path], url: str, grpc_port: int
 ) -> None:
+    def connect() -> Any:
+        if ask is not by_grpc:
+            return httpx.AsyncClient(base_url=url, timeout=60)
+        triton = pytest.importorskip("tritonclient.grpc.aio", reason="needs the extra `clients`")
+        return triton.InferenceServerClient(f"127.0.0.1:{grpc_port}")
+
     bodies = [path.read_bytes() for path in cifar10_images]
-    found = asyncio.run(ask_all(url, ask, read.manifest.name, bodies))
+    found = asyncio.run(ask_all(connect, ask, read.manifest.name, bodies))
     assert [label for label, _ in found] == [read.manifest.labels[place] for place in expected.classes]
     assert [stage for _, stage in found] == expected.stages.tolist()
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_one_file_answers_every_test_image_to_the_last_bit_as_replay_and_the_stages_do(
+    read: Bundle, expected: Replay, cifar10_images: list[Path], *, pixels: bool
+) -> None:
+    pytest.importorskip("onnx")
+    from export.onefile import fused_bundle
+    from export.session import sessions
+    from export.staged import staged
+    from export.whole import Whole
+
+    rule, leave = read.manifest.preprocess, read.manifest.exit
+    made = fused_bundle(read, pixels=pixels)
+    assert made.fused is not None
+    whole, stages = Whole(made.fused), sessions(read.models)
+    for start in range(0, len(cifar10_images), 64):
+        raw = np.stack([to_pixels(Image.open(path), rule) for path in cifar10_images[start : start + 64]])
+        inputs = normalise(raw, rule)
+        fused = whole.run(np.ascontiguousarray(raw.transpose(0, 2, 3, 1)) if pixels else inputs, leave.threshold)
+        one_by_one = staged(stages, inputs, leave.threshold, leave.definition)
+        for name in ("logits", "classes", "stages", "energies"):
+            found = getattr(fused, name)
+            assert np.array_equal(found, getattr(one_by_one, name))
+            assert np.array_equal(found, getattr(expected, name)[start : start + 64])
 
 
 def test_the_manifest_says_what_the_bundle_does_on_the_test_images(

@@ -15,7 +15,7 @@ from tests.builders import write_tiny_bundle
 from tests.test_architecture import without
 
 TRAINED = importlib.util.find_spec("torch") is not None
-WITH_TORCH = {"train", "evaluate", "methods"}
+WITH_TORCH = {"train", "evaluate", "methods", "models", "profile"}
 
 
 def rescade(*arguments: str | Path) -> Result:
@@ -27,7 +27,20 @@ def test_help_lists_every_verb_in_the_order_of_the_work() -> None:
     assert result.exit_code == 0
     places = [result.stdout.index(f"  {verb} ") for verb in VERBS]
     assert places == sorted(places)
-    assert list(VERBS) == ["train", "evaluate", "methods", "export", "verify", "show", "serve", "bench"]
+    making = [
+        "train",
+        "evaluate",
+        "methods",
+        "models",
+        "export",
+        "verify",
+        "show",
+        "profile",
+        "golden",
+        "keygen",
+        "sign",
+    ]
+    assert list(VERBS) == [*making, "serve", "bench"]
 
 
 def test_help_imports_no_verb() -> None:

@@ -7,21 +7,26 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from PIL import Image
 
-from tests.readme import commands, sections
-from tests.serving import ROOT, environment, served
+from tests.readme import commands, programs, sections
+from tests.serving import RESCADE, ROOT, environment, served
 
 RUN_BY = {
     "Two commands": "scripts/test itself, which runs scripts/demo, and scripts/test-wheel in an environment of its own",
     "Step by step": "tests/test_end_to_end.py",
     "Open Inference Protocol": "this file",
+    "One file": "this file",
     "Several models, and changing them while they serve": "this file",
+    "Precision": "this file, on the bundle of digits",
+    "Trust": "this file",
     "Docker": "this file, as far as that goes without an engine",
 }
 
@@ -51,6 +56,7 @@ def clone(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "bundles" / "digits", tmp_path / "bundles" / "digits")
     other = shutil.copytree(ROOT / "bundles" / "digits", tmp_path / "models" / "other")
     manifest = json.loads((other / "manifest.json").read_text())
+    del manifest["digest"]  # as the server advises where a change is meant
     (other / "manifest.json").write_text(json.dumps({**manifest, "name": "other"}))
     Image.new("L", (8, 8), 90).save(tmp_path / "IMAGE.png")
     return tmp_path
@@ -84,6 +90,44 @@ def test_several_models_are_changed_while_they_serve(clone: Path, monkeypatch: p
     assert [row["result"] for row in reloaded["bundles"]] == ["kept", "kept"]
     assert patched["new"] == {"threshold": 0.8, "max_stage": 1}
     assert managed["models"][0]["controls"] == {"threshold": 0.8, "max_stage": 1}
+
+
+def test_the_one_file_is_made_and_asked_as_it_is_written(clone: Path) -> None:
+    pytest.importorskip("onnx")
+    (command,) = commands("One file")
+    made = subprocess.run(
+        [*RESCADE, *shlex.split(command)[1:]], cwd=clone, env=environment(), capture_output=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    (program,) = programs("One file")
+    asked = subprocess.run([sys.executable, "-c", program], cwd=clone, capture_output=True, text=True, check=False)
+    assert asked.returncode == 0, asked.stderr
+    label, stage, energy = asked.stdout.split()
+    assert label in set("0123456789")
+    assert stage in ("0", "1")
+    assert 0.1 <= float(energy) <= 1
+
+
+@pytest.mark.train
+@pytest.mark.slow
+def test_bundles_change_precision_as_the_section_says(clone: Path) -> None:
+    pytest.importorskip("torch")
+    shutil.copytree(ROOT / "training" / "recipes", clone / "training" / "recipes")
+    for line in commands("Precision"):
+        small = line.replace("cifar10_cpu.yaml", "digits.yaml").replace("cifar10", "digits")
+        assert small != line
+        subprocess.run(shlex.split(small), cwd=clone, env=environment(), check=True, timeout=300)
+    manifest = json.loads((clone / "runs" / "int8" / "manifest.json").read_text())
+    assert [stage["precision"] for stage in manifest["stages"]] == ["int8", "int8"]
+    assert (clone / "runs" / "search" / "search.json").is_file()
+
+
+def test_a_bundle_is_signed_verified_and_served_by_those_who_trust_the_key(clone: Path) -> None:
+    keygen, sign, verify, serve = commands("Trust")
+    for command in (keygen, sign, verify):
+        subprocess.run(shlex.split(command), cwd=clone, env=environment(), check=True, capture_output=True, timeout=60)
+    with served(shlex.split(serve), clone / "server.log", clone) as url:
+        assert httpx.get(f"{url}/bundle").json()["name"] == "digits"
 
 
 def test_docker_lines_name_what_is_there() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from cascade.bundle import sha256
 from tests.builders import onnx_model, tiny_manifest
 
 Document = dict[str, Any]
@@ -18,6 +19,17 @@ FIGURES: Document = {
     "sums": [NETWORK, NETWORK, NETWORK],
     "adaptive": {"name": "adaptive", "accuracy": 0.9, "macs": 12000.0, "energy": None},
     "exits": [0.5, 0.3, 0.2],
+}
+
+FUSED: Document = {
+    "file": "cascade.onnx",
+    "sha256": sha256(MODELS[0]),
+    "inputs": [
+        {"name": "images", "shape": [None, 3, 8, 8], "dtype": "float32"},
+        {"name": "threshold", "shape": [None, None], "dtype": "float64"},
+    ],
+    "outputs": [{"name": "label", "shape": [None], "dtype": "int64"}],
+    "pixels": False,
 }
 
 

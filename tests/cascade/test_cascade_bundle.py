@@ -12,8 +12,15 @@ import pytest
 from cascade.bundle import Bundle, parse, read, read_manifest, sha256, write
 from cascade.errors import BundleError
 from cascade.manifest import Manifest
-from tests.builders import onnx_model, tiny_bundle, tiny_manifest, write_tiny_bundle
-from tests.cascade.documents import FIGURES, MODELS, put
+from tests.builders import (
+    golden_bundle,
+    onnx_model,
+    tiny_bundle,
+    tiny_manifest,
+    write_golden_bundle,
+    write_tiny_bundle,
+)
+from tests.cascade.documents import FIGURES, FUSED, MODELS, put
 
 
 class Disk(dict[str, bytes]):
@@ -154,6 +161,46 @@ def test_a_digest_is_that_of_the_standard_tools() -> None:
     assert sha256(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
+@pytest.fixture
+def fused(tmp_path: Path) -> Path:
+    """A good bundle on disk that has its cascade in one file too, which is stage 0 here."""
+    manifest = parse(put("fused", FUSED))
+    write(tmp_path / "fused", manifest, {**Disk(manifest), "cascade.onnx": MODELS[0]})
+    return tmp_path / "fused"
+
+
+def test_a_fused_file_is_written_and_read_with_the_stages(fused: Path) -> None:
+    found = read(fused)
+    assert found.fused == MODELS[0]
+    assert found.models == tuple(MODELS)
+    assert contents(fused) == {**found.files(), "manifest.json": (fused / "manifest.json").read_bytes()}
+
+
+def test_a_changed_fused_file_is_noticed(fused: Path) -> None:
+    (fused / "cascade.onnx").write_bytes(MODELS[1])
+    with pytest.raises(BundleError, match="was changed or cut") as caught:
+        read(fused)
+    assert caught.value.field == "fused.sha256"
+
+
+def test_a_missing_fused_file_is_named(fused: Path) -> None:
+    (fused / "cascade.onnx").unlink()
+    with pytest.raises(BundleError, match=r"cannot read 'cascade\.onnx'") as caught:
+        read(fused)
+    assert caught.value.field == "fused.file"
+
+
+def test_a_fused_file_that_was_not_given_is_named(tmp_path: Path) -> None:
+    manifest = parse(put("fused", FUSED))
+    with pytest.raises(BundleError, match="no bytes were given") as caught:
+        write(tmp_path / "bundle", manifest, Disk(manifest))
+    assert caught.value.field == "fused.file"
+
+
+def test_the_files_of_a_bundle_without_a_fused_one_are_its_stages(folder: Path) -> None:
+    assert read(folder).files() == dict(zip(["stage0.onnx", "stage1.onnx", "stage2.onnx"], MODELS, strict=True))
+
+
 def test_an_older_bundle_is_replaced_whole(folder: Path) -> None:
     model = onnx_model(9)
     write(folder, tiny_manifest([model]), {"stage0.onnx": model})
@@ -291,3 +338,62 @@ def test_a_model_cannot_take_the_manifests_place(tmp_path: Path) -> None:
     with pytest.raises(BundleError):
         write(tmp_path / "bundle", manifest, Disk(manifest))
     assert not list(tmp_path.iterdir())
+
+
+def edit_manifest(folder: Path, **changes: object) -> dict[str, object]:
+    """Change what is on the disk, digest and all else left as they are."""
+    document = {**json.loads((folder / "manifest.json").read_text()), **changes}
+    (folder / "manifest.json").write_text(json.dumps(document))
+    return document
+
+
+def test_a_manifest_carries_its_own_digest(folder: Path) -> None:
+    document = json.loads((folder / "manifest.json").read_text())
+    rest = {key: value for key, value in document.items() if key != "digest"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert document["digest"] == sha256(text.encode())
+
+
+def test_a_manifest_without_a_digest_is_read_as_older_ones_are(folder: Path) -> None:
+    document = json.loads((folder / "manifest.json").read_text())
+    del document["digest"]
+    (folder / "manifest.json").write_text(json.dumps(document))
+    assert read(folder) == tiny_bundle()
+
+
+def test_spaces_and_the_order_of_keys_may_change_under_a_digest(folder: Path) -> None:
+    document = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(dict(reversed(document.items())), indent=7))
+    assert read(folder) == tiny_bundle()
+
+
+EDITS: dict[str, dict[str, object]] = {
+    "another threshold": {"exit": {**tiny_manifest(MODELS).document()["exit"], "threshold": 0.61}},
+    "mean and std swapped": {
+        "preprocess": {"size": 8, "mean": [0.2, 0.25, 0.3], "std": [0.5, 0.4, 0.3]},
+    },
+    "a label": {"labels": ["cat", "dog", "fox", "owl"]},
+    "a digest of something else": {"digest": "0" * 64},
+    "a digest that is none": {"digest": None},
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edited_manifest_is_noticed_by_its_digest(folder: Path, name: str) -> None:
+    edit_manifest(folder, **EDITS[name])
+    with pytest.raises(BundleError, match="was changed after it was written") as caught:
+        read(folder)
+    assert caught.value.field == "digest"
+
+
+def test_golden_samples_are_written_and_read_with_their_digest_checked(tmp_path: Path) -> None:
+    written = write_golden_bundle(tmp_path / "bundle")
+    assert read(tmp_path / "bundle") == written == golden_bundle()
+
+
+def test_a_cut_file_of_golden_samples_is_noticed(tmp_path: Path) -> None:
+    write_golden_bundle(tmp_path / "bundle")
+    os.truncate(tmp_path / "bundle" / "golden.npz", 1000)
+    with pytest.raises(BundleError, match="was changed or cut") as caught:
+        read(tmp_path / "bundle")
+    assert caught.value.field == "golden.sha256"

@@ -68,6 +68,14 @@ def test_the_softmax_is_float32_whatever_the_network_gave() -> None:
     assert np.array_equal(energy(logits.astype(np.float64)), energy(logits))
 
 
+@pytest.mark.parametrize("classes", [2, 10, 200])
+def test_the_energy_is_that_of_float64_rounded_so_that_no_library_decides_its_last_bit(classes: int) -> None:
+    for row, found in zip(table(classes), energy(table(classes)), strict=True):
+        powers = [math.exp(logit - max(row)) for logit in row.astype(np.float64)]
+        shares = [float(np.float32(power / math.fsum(powers))) for power in powers]
+        assert found == np.float32(math.fsum(share * share for share in shares))
+
+
 def test_the_energy_is_widened_to_float64() -> None:
     assert energy(table()).dtype == np.float64
 

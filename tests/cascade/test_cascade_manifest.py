@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from cascade.bundle import MAX_MANIFEST_BYTES, parse, read_manifest
 from cascade.errors import BundleError
 from cascade.manifest import Manifest, Preprocess
-from tests.cascade.documents import FIGURES, NETWORK, Document, document, drop, put
+from tests.cascade.documents import FIGURES, FUSED, NETWORK, Document, document, drop, put
 
 NAN, INFINITY = float("nan"), float("inf")
 SHORT_SIDE = {"size": 8, "resize": "short_side", "resize_to": 9, "crop": "center", "mean": [0, 0, 0], "std": [1, 1, 1]}
@@ -50,6 +50,11 @@ GOOD: dict[str, Document] = {
     "labels in any script": put("labels", ["猫", "собака", "🐟", "naïve"]),
     "figures": put("test", FIGURES),
     "figures without a teacher": put("calibration", {**FIGURES, "teacher": None}),
+    "a fused file": put("fused", FUSED),
+    "a fused file that takes pixels": put("fused", {**FUSED, "pixels": True}),
+    "a fused file of numbers": put("fused", {**FUSED, "outputs": [{"name": "n", "shape": [], "dtype": "int32"}]}),
+    "no fused file": put("fused", None),
+    "written before there were fused files": drop("fused"),
     "defaults left out": drop("stages.0.input.dtype"),
 }
 
@@ -122,6 +127,17 @@ BAD: dict[str, tuple[Document, str]] = {
     "figures without sums": (put("test", {**FIGURES, "sums": []}), "test.sums"),
     "figures of another cascade": (put("calibration", {**FIGURES, "sums": [NETWORK]}), "calibration.sums"),
     "exits of another cascade": (put("test", {**FIGURES, "exits": [0.5, 0.5]}), "test.exits"),
+    "a fused file of a stage's name": (put("fused", {**FUSED, "file": "stage1.onnx"}), "fused.file"),
+    "a fused file outside": (put("fused", {**FUSED, "file": "../cascade.onnx"}), "fused.file"),
+    "a fused file without a digest": (put("fused", {**FUSED, "sha256": ""}), "fused.sha256"),
+    "a fused file of an unknown type": (
+        put("fused", {**FUSED, "inputs": [{"name": "x", "shape": [], "dtype": "text"}]}),
+        "fused.inputs[0].dtype",
+    ),
+    "a fused file that would have to crop": (
+        {**put("fused", {**FUSED, "pixels": True}), "preprocess": SHORT_SIDE},
+        "fused.pixels",
+    ),
     "no provenance": (drop("provenance"), "provenance"),
     "versions that are no text": (put("provenance.versions", {"torch": 2}), "provenance.versions.torch"),
 }

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from cascade.bundle import write
+from cascade.exits import Floats
 from tests.builders import onnx_model, tiny_macs, tiny_manifest
 
 SIZE, CLASSES = 8, 4
@@ -52,3 +54,30 @@ def bundle_with(folder: Path, model: bytes) -> Path:
     manifest = tiny_manifest(models, macs=[tiny_macs(), 3 * SIZE * SIZE * CLASSES])
     write(folder, manifest, {f"stage{number}.onnx": data for number, data in enumerate(models)})
     return folder
+
+
+def lookup(table: Floats) -> onnx.ModelProto:
+    """A stage whose logits for an image are the row of `table` (rows, K) that the image's first pixel names.
+
+    What names no row fails, so that a run on images that should have left is noticed.
+    """
+    arrays: dict[str, NDArray[Any]] = {
+        "table": table,
+        "start": np.zeros(3, np.int64),
+        "end": np.ones(3, np.int64),
+        "axes": np.array([1, 2, 3]),
+    }
+    nodes = [
+        helper.make_node("Slice", ["image", "start", "end", "axes"], ["pixel"]),
+        helper.make_node("Squeeze", ["pixel", "axes"], ["value"]),
+        helper.make_node("Cast", ["value"], ["row"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "row"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "lookup",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", table.shape[1]])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)

@@ -175,7 +175,8 @@ def test_the_path_of_an_image_folder_stays_at_home(student_alone: Run, tmp_path:
 def test_an_older_bundle_is_replaced(student_alone: Run, built: Built, folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "bundle")
     build(student_alone, tmp_path / "bundle", quiet=True)
-    assert sorted(path.name for path in (tmp_path / "bundle").iterdir()) == ["manifest.json", "stage0.onnx"]
+    names = sorted(path.name for path in (tmp_path / "bundle").iterdir())
+    assert names == ["golden.npz", "manifest.json", "stage0.onnx"]
 
 
 def test_a_folder_that_is_no_bundle_is_left_alone(student_alone: Run, tmp_path: Path) -> None:

@@ -182,6 +182,45 @@ def test_a_name_that_is_no_name_fails_to_export_with_status_1(student_alone: Run
     assert result.stderr.startswith(f"Error: {option}: 'no/name' must be")
 
 
+def test_a_bundle_gets_its_cascade_in_one_file_and_as_a_model_for_triton(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "source")
+    options = ("--fused", "--pixels", "--triton", str(tmp_path / "models"))
+    result = rescade("export", tmp_path / "source", "--out", tmp_path / "made", *options)
+    assert result.exit_code == 0, result.output
+    assert "all 3 stages, same logits, classes and exits" in result.stdout
+    made = bundle.read(tmp_path / "made")
+    assert (tmp_path / "models" / "tiny" / "1" / "model.onnx").read_bytes() == made.fused
+    assert made.manifest.fused is not None
+    assert made.manifest.fused.pixels
+
+
+def test_a_run_becomes_a_bundle_with_its_cascade_in_one_file(student_alone: Run, tmp_path: Path) -> None:
+    result = rescade(
+        "export", student_alone.folder, "--out", tmp_path / "bundle", "--fused", "--name", "one", "--quiet"
+    )
+    assert result.exit_code == 0, result.output
+    found = bundle.read(tmp_path / "bundle")
+    assert (found.manifest.name, found.manifest.version) == ("one", "1")
+    assert found.fused is not None
+    assert rescade("verify", tmp_path / "bundle").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--pixels"], "add --fused"),
+        (["--triton", "models"], "add --fused"),
+        (["--fused", "--search"], "makes no bundle"),
+    ],
+)
+def test_options_that_make_nothing_end_with_status_2(tmp_path: Path, options: list[str], message: str) -> None:
+    write_tiny_bundle(tmp_path / "source")
+    result = rescade("export", tmp_path / "source", "--out", tmp_path / "made", *options)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert not (tmp_path / "made").exists()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -17,6 +17,7 @@ from cascade.manifest import ExitRule, Manifest, Precision, Quantiser, Threshold
 from export.build import Built
 from export.count import count
 from export.derive import Derived, best_quantiser, derive, exit_rule, precisions_of, source_of
+from export.onefile import fused_bundle
 from export.session import sessions
 from export.sources import opened
 from export.splits import Splits, check, load
@@ -139,6 +140,13 @@ def test_the_ranges_are_chosen_by_accuracy_on_dv(source: Bundle, splits: Splits)
 def test_name_and_version_are_chosen_by_whoever_derives(source: Bundle, splits: Splits, tmp_path: Path) -> None:
     made = derive(source, tmp_path / "b", splits, ["fp16"] * 3, name="mine", version="2").manifest
     assert (made.name, made.version) == ("mine", "2")
+
+
+def test_a_cascade_in_one_file_is_not_taken_over_since_it_is_of_the_old_networks(
+    source: Bundle, splits: Splits, tmp_path: Path
+) -> None:
+    derive(fused_bundle(source), tmp_path / "bundle", splits, ["fp32"] * 3)
+    assert bundle.read(tmp_path / "bundle").fused is None
 
 
 def test_a_derived_bundle_is_no_source(derived: Derived, mixed: Path) -> None:

@@ -14,8 +14,9 @@ from cascade import bundle
 from cascade.errors import BundleError
 from export.session import Session
 from export.verify import verify
-from tests.builders import onnx_model, random_inputs, tiny_bundle, write_tiny_bundle
+from tests.builders import onnx_model, random_inputs, tiny_bundle, write_golden_bundle, write_tiny_bundle
 from tests.export.graphs import CLASSES, bundle_with, classifier
+from tests.tampering import ACCIDENTS, EDITS
 
 pytestmark = pytest.mark.train
 
@@ -138,3 +139,36 @@ def test_verifying_leaves_the_bundle_as_it_is(tmp_path: Path) -> None:
     before = bundle.read(tmp_path / "bundle")
     verify(tmp_path / "bundle")
     assert bundle.read(tmp_path / "bundle") == before
+
+
+@pytest.mark.parametrize("name", ACCIDENTS)
+def test_a_bundle_that_was_damaged_is_refused(tmp_path: Path, name: str) -> None:
+    write_golden_bundle(tmp_path / "bundle")
+    spoil, message = ACCIDENTS[name]
+    spoil(tmp_path / "bundle")
+    with pytest.raises(BundleError) as caught:
+        verify(tmp_path / "bundle")
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_a_skilful_edit_is_caught_by_the_golden_samples(tmp_path: Path, name: str) -> None:
+    write_golden_bundle(tmp_path / "bundle")
+    spoil, message = EDITS[name]
+    spoil(tmp_path / "bundle")
+    with pytest.raises(BundleError) as caught:
+        verify(tmp_path / "bundle")
+    assert str(caught.value).startswith(message)
+
+
+def test_the_golden_samples_get_the_same_logits_here(tmp_path: Path) -> None:
+    write_golden_bundle(tmp_path / "bundle")
+    found = verify(tmp_path / "bundle").golden
+    assert found is not None
+    assert max(found) < 1e-4
+    assert verify(write_bundle_without(tmp_path / "older")).golden is None
+
+
+def write_bundle_without(folder: Path) -> Path:
+    write_tiny_bundle(folder)
+    return folder

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from cascade.bundle import Bundle
 from cascade.combine import first
-from cascade.errors import BundleError, DeviceUnavailable
+from cascade.errors import BundleError
 from cascade.exits import Floats
 from cascade.pixels import normalise
-from server.runtime import Images, OnnxRuntime, batch_sizes, providers_for
+from server.runtime import Images, OnnxRuntime, batch_sizes
 from tests.builders import onnx_model, random_inputs, tiny_bundle, tiny_manifest
 
 
@@ -123,47 +122,3 @@ def test_bytes_that_are_no_graph_are_refused() -> None:
     models = (b"not onnx",)
     with pytest.raises(BundleError, match=r"stages\[0\].file: onnxruntime cannot load it"):
         OnnxRuntime(Bundle(tiny_manifest(models), models))
-
-
-def test_a_gpu_that_is_not_there_is_refused_and_the_cpu_is_not_used_instead() -> None:
-    with pytest.raises(DeviceUnavailable, match="the GPU cannot be used"):
-        OnnxRuntime(tiny_bundle(1), "cuda:99")
-
-
-class Session:
-    """An onnxruntime session that found no GPU."""
-
-    def __init__(self, *_: object, **__: object) -> None: ...
-
-    def get_providers(self) -> list[str]:
-        return ["CPUExecutionProvider"]
-
-
-def broken_session(*_: object, **__: object) -> None:
-    raise RuntimeError("CUDA failure 100: no CUDA-capable device is detected")
-
-
-@pytest.mark.parametrize(
-    ("session", "reason"),
-    [(Session, "fell back to .*CPUExecutionProvider"), (broken_session, "no CUDA-capable device")],
-)
-def test_the_reason_why_there_is_no_gpu_is_told(session: object, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
-    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
-    with pytest.raises(DeviceUnavailable, match=reason):
-        OnnxRuntime(tiny_bundle(1), "cuda:0")
-
-
-def test_an_onnxruntime_without_cuda_is_named_as_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(DeviceUnavailable, match="install onnxruntime-gpu"):
-        OnnxRuntime(tiny_bundle(1), "cuda:0")
-
-
-def test_the_device_number_reaches_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    provider = providers_for("cuda:3")
-    assert provider[0] == "CUDAExecutionProvider"
-    assert isinstance(provider, tuple)
-    assert provider[1]["device_id"] == 3

@@ -30,9 +30,9 @@ def scheduler(
     return Scheduler(stages, Limits(samples, batch, wait), costs)
 
 
-def eager(wait: float = 10, batch: int = 4) -> Scheduler:
+def eager(wait: float = 10, batch: int = 4, costs: Costs = FLAT) -> Scheduler:
     """One in which a sample comes every tenth of a second, and the last of them at 0."""
-    queue = scheduler(batch=batch, wait=wait, costs=FLAT)
+    queue = scheduler(batch=batch, wait=wait, costs=costs)
     for tenth in range(-20, 1):
         queue.submit(tenth / 10, FOREVER)
         if tenth:
@@ -62,7 +62,7 @@ def test_no_sample_waits_longer_than_it_may() -> None:
 
 
 def test_no_sample_waits_past_the_last_start_that_meets_its_deadline() -> None:
-    queue = eager()
+    queue = eager(costs=Costs((1, 4), ((1.0, 1.0), (0.1, 0.1))))
     queue.submit(0, 2.5)
     assert queue.next_batch(0.49) is None
     assert queue.next_batch(0.5) == Batch(0, (20, 21), "deadline")
@@ -197,9 +197,34 @@ def test_a_sample_that_the_queue_would_make_late_is_not_let_in_and_told_how_long
     queue = scheduler(batch=1, costs=Costs((1,), ((1.0,), (2.0,))))
     queue.submit(0, FOREVER, 2)
     with pytest.raises(Overloaded, match=r"take 6\.000 s") as refused:
-        queue.submit(0, 8.5)
+        queue.submit(0, 13.4)
     assert refused.value.retry_after_s == 6
-    assert len(queue.submit(0, 9.5)) == 1
+    assert len(queue.submit(0, 13.6)) == 1  # nine seconds for all three, and half of that to spare
+
+
+def test_what_takes_longer_than_the_table_says_is_expected_to_go_on_so() -> None:
+    queue = scheduler(stages=1, batch=1, costs=Costs((1,), ((1.0,),)))
+    queue.submit(0, FOREVER, 20)
+    for now in range(0, 24, 2):  # each run takes one second, and what is done around it another
+        batch = queue.next_batch(now)
+        assert batch is not None
+        queue.advance(batch, [True], now + 1)
+    assert queue.backlog() == pytest.approx(2 * 8, rel=0.1)
+    queue.cancel(range(20))
+    assert queue.next_batch(99) is None
+    queue.submit(999, FOREVER, 8)
+    queue.next_batch(999)
+    assert queue.backlog() == pytest.approx(2 * 8, rel=0.1)  # a pause says nothing of the pace
+
+
+def test_ends_of_samples_that_have_left_are_not_kept() -> None:
+    queue = scheduler(stages=1, costs=Costs((1,), ((0.001,),)))
+    for number in range(1000):
+        queue.submit(number, number + 1e6)
+        batch = queue.next_batch(number)
+        assert batch is not None
+        queue.advance(batch, [True], number)
+    assert len(queue._ends) < 100
 
 
 def test_what_runs_counts_as_part_of_the_queue_until_it_is_reported() -> None:

@@ -46,6 +46,17 @@ def test_keys_come_separated_by_commas_and_a_password_is_not_shown(monkeypatch: 
     assert "hidden" not in repr(settings)
 
 
+def test_trusted_keys_come_separated_like_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESCADE_TRUSTED_KEYS", f"a.pem{os.pathsep}b.pem")
+    assert ServerSettings(bundle=Path("b")).trusted_keys == (Path("a.pem"), Path("b.pem"))
+
+
+def test_no_trusted_keys_at_all_are_not_taken_for_none_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESCADE_TRUSTED_KEYS", "")
+    with pytest.raises(ValidationError, match="trusted_keys"):
+        ServerSettings(bundle=Path("b"))
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         ServerSettings(bundle=Path("b")).port = 1  # type: ignore[misc]

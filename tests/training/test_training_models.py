@@ -132,20 +132,3 @@ def test_a_network_starts_from_kaiming_normal_weights_and_plain_batch_norm() -> 
 
 def test_the_same_seed_builds_the_same_weights() -> None:
     assert torch.equal(small().classifier.weight, small().classifier.weight)
-
-
-class Attentive(nn.Module):
-    """Pixels of an image attend to each other, by three channels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(3, 1, batch_first=True)
-
-    def forward(self, images: Tensor) -> Tensor:
-        pixels = images.flatten(2).transpose(1, 2)
-        attended: Tensor = self.attention(pixels, pixels, pixels)[0]
-        return attended.mean(1)
-
-
-def test_attention_costs_its_four_projections() -> None:
-    assert macs(Attentive(), 4) == 4 * 16 * 3 * 3
