@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,21 @@ def test_a_pruned_run_is_evaluated_and_exported_with_the_teacher_that_taught(pru
     assert manifest.stages[0].network == pruned_run.network("student")[0]
     assert manifest.test.teacher is not None
     assert manifest.test.teacher.accuracy == pytest.approx(evaluation.test.teacher.accuracy)
+
+
+def test_a_run_that_ended_between_rounds_goes_on_as_if_it_had_not(pruned_run: Run, tmp_path: Path) -> None:
+    ignored = shutil.ignore_patterns("logits", "evaluation.json")
+    whole, stopped = (
+        shutil.copytree(pruned_run.folder, tmp_path / name, ignore=ignored) for name in ("whole", "stopped")
+    )
+    for path in (*stopped.glob("steps/teacher_round[34]"), stopped / "steps" / "student"):
+        shutil.rmtree(path)
+    (stopped / "cascade.json").unlink()
+    train_tiny(stopped, **PRUNED)
+    expected = results(whole)
+    assert {name: data for name, data in results(stopped).items() if name != "metrics.jsonl"} == {
+        name: data for name, data in expected.items() if name != "metrics.jsonl"
+    }
 
 
 def test_sparsity_says_what_is_left_and_what_it_changed(pruned_run: Run) -> None:
