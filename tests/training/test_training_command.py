@@ -110,6 +110,6 @@ def test_evaluate_of_something_else_ends_with_one_line_and_status_1(tmp_path: Pa
 
 def test_methods_are_listed_with_what_they_do_and_take() -> None:
     lines = rescade("methods").stdout.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["kd", "res_kd", "vanilla"]
+    assert [line.partition(":")[0] for line in lines] == ["kd", "res_kd", "slimming", "vanilla"]
     assert "ce_on=res" in lines[1]
     assert "tau=0.5" in lines[0]
