@@ -28,6 +28,7 @@ from training.data import Batches, Data, Split, load
 from training.device import choose
 from training.evaluate import labels_of, logits_of
 from training.models.count import macs, params
+from training.models.dirac import fold_dirac
 from training.recipe import Recipe, Runtime
 from training.run import Run
 
@@ -68,7 +69,8 @@ def build(run: Run, folder: Path, *, name: str | None = None, version: str = "1"
     models = [optimised(to_onnx(net, size)) for net in track(nets, "exporting", console=console, transient=True)]
     costs = [_cost(number, net, model, size) for number, (net, model) in enumerate(zip(nets, models, strict=True))]
     stage_sessions = sessions(models)
-    teacher = run.network("teacher")[1] if run.is_done("teacher") else None
+    teaching = run.teacher()
+    teacher = run.network(teaching)[1] if teaching else None
     samples = {
         split_name: _measure_split(split_name, split, data, costs, stage_sessions, teacher, console)
         for split_name, split in (("dv", data.dv), ("test", data.test))
@@ -159,7 +161,7 @@ def _stage(number: int, network: str, net: nn.Module, model: bytes, cost: int, r
         network=network,
         file=f"stage{number}.onnx",
         sha256=bundle.sha256(model),
-        params=params(net),
+        params=params(fold_dirac(net)),
         macs=cost,
         input=Tensor(name=INPUT, shape=(None, 3, rule.size, rule.size)),
         output=Tensor(name=OUTPUT, shape=(None, classes)),

@@ -1,9 +1,8 @@
-"""One network to one ONNX file: dynamic batch, batch norm folded, weights inside the file."""
+"""One network to one ONNX file: dynamic batch, Dirac weights and batch norm folded, weights inside the file."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import logging
 import warnings
@@ -13,6 +12,8 @@ import onnx
 import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from training.models.dirac import fold_dirac
 
 INPUT, OUTPUT = "images", "logits"
 OPSET = 18
@@ -28,7 +29,7 @@ def to_onnx(net: nn.Module, size: int) -> bytes:
     Returns:
         The file's bytes, checked by ONNX's own checker.
     """
-    plain = copy.deepcopy(net).cpu().float().eval()
+    plain = fold_dirac(net).cpu().float().eval()
     folded = fold_batch_norm(plain.to(memory_format=torch.contiguous_format))
     example = torch.zeros(2, 3, size, size)
     with _quiet():

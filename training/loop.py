@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cascade.errors import RecipeError
 from cascade.figures import accuracy, running_sums
@@ -23,6 +25,7 @@ from training.device import Device
 from training.evaluate import Logits, labels_of, logits_of
 from training.log import Log
 from training.methods.base import Method, Phase
+from training.models.dirac import undecayed
 from training.recipe import Schedule
 from training.schedule import learning_rate
 
@@ -61,6 +64,7 @@ def before(step: Step, phase: Phase) -> Step:
             "lr": phase.lr or step.schedule.lr,
             "policy": "step",
             "milestones": (),
+            "select": "last",
         }
     )
     return replace(step, name=f"{step.name}.{phase.name}", schedule=schedule, folder=step.folder / phase.name)
@@ -71,7 +75,9 @@ def seed_for(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
 
 
-def train(step: Step, method: Method, data: Data, device: Device, log: Log) -> None:
+def train(
+    step: Step, method: Method, data: Data, device: Device, log: Log, after_step: Callable[[], None] | None = None
+) -> None:
     """Train the phases of `method`, then what it calls trainable, to the end of the schedule.
 
     Args:
@@ -80,6 +86,7 @@ def train(step: Step, method: Method, data: Data, device: Device, log: Log) -> N
         data: on the device.
         device: precision, memory order, this process among others.
         log: where losses and accuracies go.
+        after_step: called whenever the optimiser has moved the weights.
 
     Raises:
         RecipeError: the loss is not finite, the batch is larger than the training set, or the checkpoint is not ours.
@@ -87,21 +94,29 @@ def train(step: Step, method: Method, data: Data, device: Device, log: Log) -> N
     if not step.checkpoint.exists():
         for phase in method.phases():
             device.place(phase.method)
-            train(before(step, phase), phase.method, data, device, log)
+            train(before(step, phase), phase.method, data, device, log, after_step)
     run = _Run(step, method, data, device)
+    if after_step is not None:
+        run.optimizer.register_step_post_hook(lambda *_: after_step())
     run.resume()
     log.begin(step.name, step.schedule.epochs * run.batches_per_epoch, run.epoch)
     while run.epoch < step.schedule.epochs:
         run.one_epoch(log)
+    run.select()
 
 
-def parameter_groups(parameters: list[nn.Parameter], schedule: Schedule) -> list[dict[str, Any]]:
-    """What weight decay shrinks: everything, or only what has more than one dimension."""
-    if schedule.decay_norms:
+def parameter_groups(
+    parameters: list[nn.Parameter], schedule: Schedule, spared: Iterable[nn.Parameter] = ()
+) -> list[dict[str, Any]]:
+    """What weight decay shrinks: everything, or only what has more than one dimension; never what is `spared`."""
+    never = {id(parameter) for parameter in spared}
+    if not schedule.decay_norms:
+        never |= {id(parameter) for parameter in parameters if parameter.ndim < 2}
+    elif not never:
         return [{"params": parameters}]
-    vectors = [parameter for parameter in parameters if parameter.ndim < 2]
-    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
-    return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    decayed = [parameter for parameter in parameters if id(parameter) not in never]
+    kept = [parameter for parameter in parameters if id(parameter) in never]
+    return [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
 
 
 class _Run:
@@ -112,7 +127,7 @@ class _Run:
         self.step, self.method, self.data, self.device = step, method, data, device
         self.parameters = list(method.trainable())
         self.optimizer = torch.optim.SGD(
-            parameter_groups(self.parameters, schedule),
+            parameter_groups(self.parameters, schedule, undecayed(method)),
             lr=schedule.lr,
             momentum=schedule.momentum,
             nesterov=schedule.nesterov,
@@ -132,6 +147,7 @@ class _Run:
         self.path = step.checkpoint
         self.epoch, self.batch = 0, 0
         self.sums: dict[str, float] = {}
+        self.best: dict[str, Any] | None = None
         self.saved_at = time.monotonic()
         self.earlier: Logits | None = None
 
@@ -147,6 +163,7 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.batch, self.sums = state["epoch"], state["batch"], dict(state["sums"])
+        self.best = state.get("best")
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -162,6 +179,7 @@ class _Run:
             "epoch": self.epoch,
             "batch": self.batch,
             "sums": self.sums,
+            "best": self.best,
         }
         checkpoint.save_checkpoint(self.path, state)
 
@@ -180,7 +198,8 @@ class _Run:
         self.device.share(self.method)
         losses = {name: total / self.batches_per_epoch for name, total in self.sums.items()}
         figures = {f"loss/{name}": value for name, value in sorted(losses.items())}
-        figures["dv/accuracy"] = self.dv_accuracy()
+        figures |= self.dv_figures()
+        self.compare(figures)
         log.epoch(self.step.name, self.epoch + 1, figures, images / max(seconds, 1e-9))
         self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
         self.save()
@@ -204,6 +223,7 @@ class _Run:
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         batch = self.batches.augmented(self.data.train, device.slice(index), self.data.augment, generator)
+        batch = replace(batch, epoch=self.epoch)
         done = (self.epoch * self.batches_per_epoch + self.batch) / (schedule.epochs * self.batches_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(schedule, done)
@@ -232,10 +252,29 @@ class _Run:
             self.sums[name] = self.sums.get(name, 0.0) + value
         return self.sums
 
-    def dv_accuracy(self) -> float:
-        """Accuracy on D_v, in [0, 1], of what would be deployed, added to the stages before it."""
+    def compare(self, figures: dict[str, float]) -> None:
+        """Keep the weights if they are the best so far; of equals the first."""
+        if self.step.schedule.select == "last":
+            return
+        merit = figures["dv/accuracy"] if self.step.schedule.select == "dv_accuracy" else -figures["dv/loss"]
+        if merit == merit and (self.best is None or merit > self.best["merit"]):
+            state = {name: value.detach().clone() for name, value in self.method.state_dict().items()}
+            self.best = {"merit": merit, "method": state}
+
+    def select(self) -> None:
+        """Go back to the best weights, where the schedule asks for them."""
+        if self.best is not None:
+            self.method.load_state_dict(self.best["method"])
+
+    def dv_figures(self) -> dict[str, float]:
+        """Accuracy on D_v, in [0, 1], of what would be deployed and all stages before it; the loss where it counts."""
         if self.earlier is None and self.method.nets.earlier:
             self.earlier = running_sums(logits_of(self.method.nets.earlier, self.data.dv, self.batches))[-1]
         logits = logits_of([self.method.deployable()], self.data.dv, self.batches)[0]
         total = logits if self.earlier is None else self.earlier + logits
-        return accuracy(total, labels_of(self.data.dv))
+        labels = labels_of(self.data.dv)
+        figures = {"dv/accuracy": accuracy(total, labels)}
+        if self.step.schedule.select == "dv_loss":
+            loss = functional.cross_entropy(torch.from_numpy(total).double(), torch.from_numpy(labels))
+            figures["dv/loss"] = float(loss)
+        return figures

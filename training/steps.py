@@ -6,7 +6,10 @@ already meets the rule. Every step is a plain run of `training.loop`; all networ
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +26,55 @@ from training.evaluate import Logits, logits_of, summary
 from training.log import Log
 from training.loop import Step, seed_for, train
 from training.methods.base import Networks, TrainingSet, find
-from training.models.count import macs
-from training.recipe import NetworkConfig, Recipe, ResidualConfig, TeacherConfig
+from training.pruning import slimming
+from training.pruning.compare import layers
+from training.pruning.design import designed
+from training.pruning.magnitude import Masks, rounds_for
+from training.recipe import DESIGNED, MagnitudeConfig, Recipe, TeacherConfig
+from training.rehearsal import rehearse
+from training.reuse import step_key, taken
 from training.run import Run, create, open_run
 
 
-def run_recipe(recipe: Recipe, folder: Path, *, quiet: bool = False) -> Run:
+@dataclass(frozen=True)
+class Plan:
+    """One network to train, or to take where it is done.
+
+    Attributes:
+        step: teacher, teacher_round1, student, residual1, ...
+        model: its name.
+        method: the method's name and settings.
+        schedule: what differs from the recipe's.
+        nets: teacher and earlier stages; the student in it is only a placeholder.
+        inputs: the steps that it learns from or begins with, in order.
+        begin: makes the network to train, where that is not a fresh one; with the masks that hold for it.
+        settings: what else its weights depend on.
+    """
+
+    step: str
+    model: str
+    method: dict[str, Any]
+    schedule: dict[str, Any]
+    nets: Networks
+    inputs: tuple[str, ...] = ()
+    begin: Callable[[], tuple[nn.Module, Masks | None]] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def run_recipe(recipe: Recipe, folder: Path, *, quiet: bool = False, reuse: Sequence[Path] = ()) -> Run:
     """Train everything a recipe asks for, going on where an earlier try was stopped.
 
     Args:
         recipe: checked.
         folder: of the run.
         quiet: show no progress.
+        reuse: other runs, whose steps are taken where nothing before them differs.
 
     Raises:
         RecipeError: the recipe does not fit the data, the folder, or itself.
     """
-    _rehearse(recipe, folder)
+    rehearse(recipe, folder)
+    others = [open_run(path) for path in reuse]
     device = choose(recipe.runtime)
     if device.first:
         create(folder, recipe)
@@ -50,44 +85,7 @@ def run_recipe(recipe: Recipe, folder: Path, *, quiet: bool = False) -> Run:
         data = data_module.load(recipe.data, quiet=quiet or not device.first).to(device.where)
         if device.first:
             device.wait()
-        return _Trainer(Run(folder, recipe), data, device, log).everything()
-
-
-def _rehearse(recipe: Recipe, folder: Path) -> None:
-    """Make every network and method once, to fail before the first hour of training, not after it."""
-    size, placeholder = recipe.data.size, nn.Identity()
-
-    def rehearsed(
-        part: str, model: str, config: TeacherConfig | NetworkConfig | ResidualConfig, nets: Networks
-    ) -> nn.Module:
-        try:
-            net = models.build(model, 2, size)
-            macs(net, size)
-            if config.method is not None:
-                kind, settings = find(config.method)
-                batch_size = recipe.schedule_for(config.schedule).batch_size
-                data = TrainingSet(torch.arange(2), torch.arange(2), size, batch_size)
-                kind(settings, Networks(net, nets.teacher, nets.earlier), data)
-        except RecipeError as error:
-            raise RecipeError(f"{part}: {error}") from error
-        return net
-
-    teacher = None
-    if recipe.teacher is not None and recipe.teacher.model is None:
-        teacher = _teacher_of_a_run(recipe.teacher, Run(folder, recipe))
-    elif recipe.teacher is not None and recipe.teacher.model is not None:
-        teacher = rehearsed("teacher", recipe.teacher.model, recipe.teacher, Networks(placeholder))
-    student = rehearsed("student", recipe.student.model, recipe.student, Networks(placeholder, teacher))
-    if recipe.residual is not None:
-        for model in recipe.residual.models:
-            rehearsed("residual", model, recipe.residual, Networks(placeholder, teacher, (student,)))
-
-
-def _teacher_of_a_run(config: TeacherConfig, ours: Run) -> nn.Module:
-    """The teacher of another run; our copy of it where there is one, because the other run may be gone by now."""
-    assert config.run is not None, "the recipe's validator asks for one of run and model"
-    run = ours if ours.is_done("teacher") else open_run(Path(config.run).expanduser())
-    return run.network("teacher")[1]
+        return _Trainer(Run(folder, recipe), data, device, log, others).everything()
 
 
 def begin_from(start: nn.Module, net: nn.Module) -> None:
@@ -106,44 +104,49 @@ def begin_from(start: nn.Module, net: nn.Module) -> None:
 class _Trainer:
     """The steps of one run."""
 
-    def __init__(self, run: Run, data: Data, device: Device, log: Log) -> None:
-        self.run, self.data, self.device, self.log = run, data, device, log
+    def __init__(self, run: Run, data: Data, device: Device, log: Log, others: Sequence[Run]) -> None:
+        self.run, self.data, self.device, self.log, self.others = run, data, device, log, others
         self.recipe = run.recipe
         self.classes = len(data.classes)
         self.batches = Batches(data.preprocess, device.where)
 
     def everything(self) -> Run:
         """Algorithm 1."""
-        teacher = self.teacher()
-        student = self.network(
-            "student",
-            self.recipe.student.model,
-            self.recipe.student.method,
-            self.recipe.student.schedule,
-            Networks(nn.Identity(), teacher),
-        )
-        stages = [student]
+        teaching, teacher = self.teacher()
+        first = self.student(teaching, teacher)
+        names, stages = [first], [self.finished(first)]
         if self.recipe.residual is not None:
+            assert teaching is not None, "the recipe's validator asks for one"
             assert teacher is not None, "the recipe's validator asks for one"
-            stages += self.residuals(teacher, student)
-        names = ["student", *(f"residual{number}" for number in range(1, len(stages)))]
+            self.residuals(teaching, teacher, names, stages)
         if self.device.first:
-            checkpoint.write_json(self.run.folder / "cascade.json", {"stages": names})
+            named = {} if teaching is None else {"teacher": teaching}
+            checkpoint.write_json(self.run.folder / "cascade.json", {"stages": names, **named})
         self.device.wait()
         return self.run
 
-    def residuals(self, teacher: nn.Module, student: nn.Module) -> list[nn.Module]:
-        """Res-students until the rule holds; always one."""
+    def residuals(self, teaching: str, teacher: nn.Module, names: list[str], stages: list[nn.Module]) -> None:
+        """Add res-students until the rule holds; always one.
+
+        Args:
+            teaching: the teacher's step.
+            teacher: what it holds.
+            names: steps of the stages so far; grows.
+            stages: what they hold; grows.
+        """
         config = self.recipe.residual
         assert config is not None, "only called with one"
         teacher_energy = self.dv_summary("T", self.dv_logits(teacher))["energy"]
-        stages = [student]
         while True:
             number = len(stages)
             model = config.models[min(number, len(config.models)) - 1]
             nets = Networks(nn.Identity(), teacher, tuple(stages))
-            start = stages[-1] if config.start == "previous" else None
-            stages.append(self.network(f"residual{number}", model, config.method, config.schedule, nets, start))
+            step = f"residual{number}"
+            plan = Plan(step, model, config.method, config.schedule, nets, (teaching, *names))
+            if config.start == "previous":
+                plan = replace(plan, begin=self.beginning(plan, stages[-1]), settings={"start": config.start})
+            stages.append(self.network(plan))
+            names.append(step)
             total = running_sums([self.dv_logits(stage) for stage in stages])[-1]
             figures = self.dv_summary(f"S{number}", total)
             self.log.say(
@@ -151,28 +154,89 @@ class _Trainer:
                 f"the teacher's energy is {teacher_energy:.4f}"
             )
             if config.stop.done(number, figures["energy"], teacher_energy):
-                return stages[1:]
+                return
 
-    def teacher(self) -> nn.Module | None:
-        """Train, take or load the teacher; frozen."""
+    def beginning(self, plan: Plan, start: nn.Module) -> Callable[[], tuple[nn.Module, None]]:
+        """Begins a network from another's body."""
+
+        def begin() -> tuple[nn.Module, None]:
+            net = self.fresh(plan)
+            begin_from(start, net)
+            return net, None
+
+        return begin
+
+    def student(self, teaching: str | None, teacher: nn.Module | None) -> str:
+        """Train the student, and cut its channels if the recipe says so; gives the step that has it."""
+        config = self.recipe.student
+        inputs, nets = (() if teaching is None else (teaching,)), Networks(nn.Identity(), teacher)
+        model = config.model if config.model != DESIGNED else self.design(teaching)
+        self.network(Plan("student", model, config.method, config.schedule, nets, inputs))
+        if config.slim is None:
+            return "student"
+        slim = config.slim
+
+        def begin() -> tuple[nn.Module, None]:
+            size = self.data.preprocess.size
+            net = self.run.network("student")[1]
+            return slimming.slim(net, slim.rate, size, floor=slim.floor, shared=slim.shared), None
+
+        how = slim.model_dump(mode="json", include={"rate", "floor", "shared"})
+        plan = Plan("student_slim", model, slim.method, slim.schedule, nets, (*inputs, "student"), begin, how)
+        self.network(plan)
+        return "student_slim"
+
+    def design(self, teaching: str | None) -> str:
+        """The network that the pruned teacher asks for."""
+        assert teaching is not None, "the recipe's validator asks for a teacher"
+        masks = self.run.masks(teaching)
+        if masks is None:
+            raise RecipeError(
+                f"the teacher of {self.run.folder} was not pruned, so no student follows: name student.model"
+            )
+        name, net = self.run.network(teaching)
+        return designed(name, net, masks.counts(net))
+
+    def teacher(self) -> tuple[str | None, nn.Module | None]:
+        """Train, take or load the teacher, and prune it if the recipe says so; gives its step and itself, frozen."""
         config = self.recipe.teacher
         if config is None:
-            return None
+            return None, None
         if config.method is not None and config.model is not None:
             nets = Networks(nn.Identity())
-            return self.network("teacher", config.model, config.method, config.schedule, nets)
-        if not self.run.is_done("teacher"):
-            name, net = self.given_teacher(config)
+            self.network(Plan("teacher", config.model, config.method, config.schedule, nets))
+        elif not self.run.is_done("teacher"):
+            name, net, masks = self.given_teacher(config)
             self.device.place(net)
-            self.finish("teacher", net, name)
-        return self.ready(self.run.network("teacher")[1])
+            self.finish("teacher", net, name, masks=masks)
+        step = "teacher" if config.prune is None else self.pruned(config.prune)
+        return step, self.finished(step)
 
-    def given_teacher(self, config: TeacherConfig) -> tuple[str, nn.Module]:
-        """A teacher from another run or a weight file."""
+    def pruned(self, config: MagnitudeConfig) -> str:
+        """Prune the teacher round by round, training after each; every round's network is kept."""
+        step = "teacher"
+        for number in range(1, rounds_for(config.sparsity, config.share) + 1):
+            previous, step = step, f"teacher_round{number}"
+            model = self.run.figures(previous)["model"]
+            nets, settings = Networks(nn.Identity()), {"share": config.share}
+            begin = functools.partial(self.smaller, previous, config.share)
+            self.network(Plan(step, model, config.method, config.schedule, nets, (previous,), begin, settings))
+        return step
+
+    def smaller(self, step: str, share: float) -> tuple[nn.Module, Masks]:
+        """A step's network as it is, and the masks of the next round."""
+        net = self.run.network(step)[1]
+        return net, (self.run.masks(step) or Masks.whole(net)).smaller(net, share)
+
+    def given_teacher(self, config: TeacherConfig) -> tuple[str, nn.Module, Masks | None]:
+        """A teacher from another run, with its masks, or from a weight file."""
+        masks = None
         if config.run is not None:
             other = open_run(Path(config.run).expanduser())
             self.same_data(other)
-            name, net = other.network("teacher")
+            step = other.teaching(config.step)
+            name, net = other.network(step)
+            masks = other.masks(step)
         else:
             assert config.model is not None, "the recipe's validator asks for both"
             assert config.weights is not None, "the recipe's validator asks for both"
@@ -185,7 +249,7 @@ class _Trainer:
             outputs = net(torch.zeros(1, 3, size, size)).shape[-1]
         if outputs != self.classes:
             raise RecipeError(f"the teacher {name} knows {outputs} classes, the data has {self.classes}")
-        return name, net
+        return name, net, masks
 
     def same_data(self, other: Run) -> None:
         """A teacher must have seen the same pixels, normalised the same way, and none of our test or held-out images.
@@ -200,54 +264,66 @@ class _Trainer:
                 "train the teacher in this recipe, or make them equal"
             )
 
-    def network(
-        self,
-        step: str,
-        model: str,
-        method: dict[str, Any],
-        schedule: dict[str, Any],
-        nets: Networks,
-        start: nn.Module | None = None,
-    ) -> nn.Module:
-        """Train one network, or take it if it is done; frozen, compiled if asked.
+    def network(self, plan: Plan) -> nn.Module:
+        """Train one network, or take it if it is done, here or in another run; frozen, compiled if asked."""
+        if not self.run.is_done(plan.step):
+            key = self.key(plan)
+            if self.device.first and (other := taken(self.run, plan.step, key, self.others)):
+                self.log.say(f"{plan.step}: taken from {other.folder}")
+            self.device.wait()
+            if not self.run.is_done(plan.step):
+                self.train(plan, key)
+        return self.finished(plan.step)
 
-        Args:
-            step: teacher, student, residual1, ...
-            model: its name.
-            method: the method's name and settings.
-            schedule: what differs from the recipe's.
-            nets: teacher and earlier stages; the student in it is only a placeholder.
-            start: a network of the same shape whose body it begins from.
-        """
-        if not self.run.is_done(step):
-            torch.manual_seed(seed_for(self.recipe.seed, step, "weights"))
-            net = self.device.place(models.build(model, self.classes, self.data.preprocess.size))
-            if start is not None:
-                begin_from(start, net)
-            if self.device.compile:
-                torch._dynamo.reset()
-                net.compile()
-            kind, config = find(method)
-            plan = Step(
-                step,
-                self.recipe.seed,
-                self.recipe.run_id(),
-                self.recipe.schedule_for(schedule),
-                self.run.step(step),
-                self.recipe.runtime.checkpoint_s,
-            )
-            split = self.data.train
-            batch_size = plan.schedule.batch_size // self.device.world
-            seen = TrainingSet(split.labels, split.index, self.data.preprocess.size, batch_size)
-            with torch.random.fork_rng():
-                trained = kind(config, Networks(net, nets.teacher, nets.earlier), seen)
-            self.device.place(trained)
-            train(plan, trained, self.data, self.device, self.log)
-            self.finish(step, trained.deployable(), model)
-        return self.ready(self.run.network(step)[1])
+    def key(self, plan: Plan) -> str:
+        """What the step's weights depend on, as a hash."""
+        schedule = self.recipe.schedule_for(plan.schedule).model_dump(mode="json")
+        settings = {"model": plan.model, "method": plan.method, "schedule": schedule, **plan.settings}
+        inputs = [self.run.figures(step).get("key") or self.digest(step) for step in plan.inputs]
+        return step_key(self.recipe, plan.step, settings, inputs)
 
-    def finish(self, step: str, net: nn.Module, model: str) -> None:
-        """Store a finished network and its figures on D_v."""
+    def digest(self, step: str) -> str:
+        """What tells a network's weights from others, where they have no key."""
+        return checkpoint.digest(self.run.network(step)[1])
+
+    def fresh(self, plan: Plan) -> nn.Module:
+        """A network with random weights."""
+        return models.build(plan.model, self.classes, self.data.preprocess.size)
+
+    def train(self, plan: Plan, key: str) -> None:
+        """Train one network to the end and store it."""
+        torch.manual_seed(seed_for(self.recipe.seed, plan.step, "weights"))
+        net, masks = (self.fresh(plan), None) if plan.begin is None else plan.begin()
+        self.device.place(net.requires_grad_(requires_grad=True))
+        if masks is not None:
+            masks = masks.to(self.device.where)
+            masks.hold(net)
+        if self.device.compile:
+            torch._dynamo.reset()
+            net.compile()
+        kind, config = find(plan.method)
+        step = Step(
+            plan.step,
+            self.recipe.seed,
+            self.recipe.run_id(),
+            self.recipe.schedule_for(plan.schedule),
+            self.run.step(plan.step),
+            self.recipe.runtime.checkpoint_s,
+        )
+        split = self.data.train
+        batch_size = step.schedule.batch_size // self.device.world
+        seen = TrainingSet(split.labels, split.index, self.data.preprocess.size, batch_size)
+        with torch.random.fork_rng():
+            trained = kind(config, Networks(net, plan.nets.teacher, plan.nets.earlier), seen)
+        self.device.place(trained)
+        held = None if masks is None else functools.partial(masks.apply, net)
+        train(step, trained, self.data, self.device, self.log, held)
+        self.finish(plan.step, trained.deployable(), plan.model, key=key, masks=masks)
+
+    def finish(
+        self, step: str, net: nn.Module, model: str, *, key: str | None = None, masks: Masks | None = None
+    ) -> None:
+        """Store a finished network, its masks, and its figures on D_v."""
         figures = self.dv_summary(step, self.dv_logits(net))
         if not math.isfinite(figures["energy"]):
             raise RecipeError(
@@ -256,9 +332,16 @@ class _Trainer:
             )
         if self.device.first:
             size = self.data.preprocess.size
-            self.run.finish(step, net, model, self.classes, {"model": model, "dv": figures}, size)
+            noted: dict[str, Any] = {"model": model, "key": key or checkpoint.digest(net), "dv": figures}
+            if masks is not None:
+                noted["layers"] = [row.model_dump() for row in layers(masks.counts(net))]
+            self.run.finish(step, net, model, self.classes, noted, size, masks)
         self.device.wait()
         self.log.say(f"{step}: {model}: accuracy on D_v {figures['accuracy']:.2%}, energy {figures['energy']:.4f}")
+
+    def finished(self, step: str) -> nn.Module:
+        """A step's network, frozen, on the device."""
+        return self.ready(self.run.network(step)[1])
 
     def ready(self, net: nn.Module) -> nn.Module:
         """A finished network, frozen, on the device."""

@@ -26,11 +26,13 @@ class Batch:
         images: (B, 3, H, W) float32, normalised.
         labels: (B,) int64.
         index: (B,) int64, the sample's place in the training set; a memory bank needs it.
+        epoch: from 0; weights that change while a method trains are functions of it.
     """
 
     images: Tensor
     labels: Tensor
     index: Tensor
+    epoch: int = 0
 
 
 @dataclass(frozen=True)

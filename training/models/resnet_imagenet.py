@@ -9,6 +9,7 @@ Names:
     resnet50_cifar                  3x3 stem of stride 1
     resnet18_tiny_imagenetstem      the same two stems, for Tiny-ImageNet's 64 x 64 pixels
     resnet18dbl_st79_tiny_cifarstem
+    resnet18_49-85-140-198_cifar    any widths
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from training.models.families import family, one_of
 from training.models.resnet import BasicBlock, shortcut_of
 
 STEM = 64
+WIDTH = r"[1-9]\d*"
 STRIDES = (1, 2, 2, 2)
 WIDTHS = (64, 128, 256, 512)
 TINY_WIDTHS = {
@@ -74,11 +76,11 @@ BLOCKS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
 }
 
 
-def stem(kind: str) -> nn.Sequential:
+def stem(kind: str, width: int = STEM) -> nn.Sequential:
     """`imagenet`: 7x7 of stride 2 and 3x3 max-pool of stride 2. `cifar`: 3x3."""
     if kind == "imagenet":
-        return conv_norm(3, STEM, 7, 2).extend([nn.ReLU(), nn.MaxPool2d(3, 2, 1)])
-    return conv_norm(3, STEM, 3).append(nn.ReLU())
+        return conv_norm(3, width, 7, 2).extend([nn.ReLU(), nn.MaxPool2d(3, 2, 1)])
+    return conv_norm(3, width, 3).append(nn.ReLU())
 
 
 def four_stages(depth: int, widths: tuple[int, ...], stem_kind: str, num_classes: int) -> Network:
@@ -96,12 +98,13 @@ def four_stages(depth: int, widths: tuple[int, ...], stem_kind: str, num_classes
 
 
 @family(
-    rf"resnet({one_of(BLOCKS)})_(imagenet|cifar)",
+    rf"resnet({one_of(BLOCKS)})_(?:({WIDTH}(?:-{WIDTH}){{3}})_)?(imagenet|cifar)",
     *("resnet18_imagenet", "resnet34_imagenet", "resnet50_imagenet", "resnet101_imagenet", "resnet50_cifar"),
 )
 def plain_widths(name: re.Match[str], num_classes: int, size: int) -> nn.Module:
-    """resnet<depth>_<stem>."""
-    return four_stages(int(name[1]), WIDTHS, name[2], num_classes)
+    """resnet<depth>[_<widths>]_<stem>."""
+    widths = WIDTHS if name[2] is None else tuple(map(int, name[2].split("-")))
+    return four_stages(int(name[1]), widths, name[3], num_classes)
 
 
 @family(
