@@ -15,7 +15,7 @@ from training.data import Data, load
 from training.device import Device
 from training.log import Log
 from training.loop import Step, train
-from training.methods.base import Batch, Method, Networks, find
+from training.methods.base import Batch, Method, Networks, TrainingSet, find
 from training.recipe import Schedule
 
 CPU = Device(torch.device("cpu"), torch.float32, channels_last=True, compile=False)
@@ -56,14 +56,19 @@ def plan(folder: Path, checkpoint_s: float = 1e-9, run_id: str = "ours", **sched
     return Step("residual1", 1, run_id, whole, folder / "steps" / "residual1", checkpoint_s)
 
 
-def method(name: str = "res_kd") -> Method:
+def seen(batch_size: int) -> TrainingSet:
+    """What a method is told of these digits."""
+    return TrainingSet(digits().train.labels, digits().train.index, 8, batch_size)
+
+
+def method(name: str = "res_kd", **settings: Any) -> Method:
     """A method with fresh networks, the same each time."""
-    kind, config = find({"name": name})
+    kind, config = find({"name": name, **settings})
     earlier = (frozen("resnet8_0.125_a", 1, 10),)
     teacher = frozen("resnet8_0.25_a", 2, 10)
     torch.manual_seed(3)
     student = CPU.place(models.build("resnet8_0.125_a", 10))
-    return kind(config, Networks(student, teacher, earlier), 1437)
+    return kind(config, Networks(student, teacher, earlier), seen(256))
 
 
 def trained(folder: Path, log: Log | None = None, step: Step | None = None, how: Method | None = None) -> Method:
@@ -81,7 +86,7 @@ class Listening(Method):
     needs_teacher = False
 
     def __init__(self, inner: Method) -> None:
-        super().__init__(inner.config, inner.nets, inner.samples)
+        super().__init__(inner.config, inner.nets, inner.data)
         self.heard: list[Batch] = []
         self.inner = [inner]  # in a list: no submodule
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from training import models
-from training.methods.base import Batch, Networks
+from training.methods.base import Batch, Networks, TrainingSet
 
 
 class Says(nn.Module):
@@ -27,6 +27,12 @@ def batch(*labels: int, side: int = 8, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(len(labels), 3, side, side, generator=generator)
     return Batch(images, torch.tensor(labels), torch.arange(len(labels)))
+
+
+def training_set(*labels: int, size: int = 8, batch_size: int = 16) -> TrainingSet:
+    """Samples with these labels, all of them trained on; default sixteen, four of each class."""
+    known = torch.tensor(labels or [0, 1, 2, 3] * 4)
+    return TrainingSet(known, torch.arange(len(known)), size, batch_size)
 
 
 def frozen(name: str, seed: int, classes: int = 4) -> nn.Module:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cascade.errors import RecipeError
-from tests.training.networks import Says, batch, frozen
+from tests.training.networks import Says, batch, frozen, training_set
 from training.methods.base import Networks, find
 from training.methods.kd import kl, l2
 from training.methods.res_kd import sum_of
@@ -32,7 +32,9 @@ def losses(settings: dict[str, Any], earlier: tuple[list[list[float]], ...] = ()
     """A method's losses where every network's logits are known; labels 1 and 0."""
     kind, config = find(settings)
     nets = Networks(Says(*STUDENT), Says(*TEACHER), tuple(Says(*logits) for logits in earlier))
-    return {name: float(value.detach()) for name, value in kind(config, nets, 2).losses(batch(1, 0)).items()}
+    return {
+        name: float(value.detach()) for name, value in kind(config, nets, training_set()).losses(batch(1, 0)).items()
+    }
 
 
 def tensors(seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -202,7 +204,7 @@ def test_kl_otherwise_compares_the_residual_with_the_residual_teacher(ce_on: str
 def test_the_sum_is_held_still_while_a_res_student_learns() -> None:
     kind, config = find({"name": "res_kd", "ce_on": "sum"})
     earlier, student, teacher = Says(*EARLIER), Says(*STUDENT), Says(*TEACHER)
-    trained = kind(config, Networks(student, teacher, (earlier,)), 2)
+    trained = kind(config, Networks(student, teacher, (earlier,)), training_set())
     sum(trained.losses(batch(1, 0)).values(), torch.tensor(0.0)).backward()
     assert student.logits.grad is not None
     assert earlier.logits.grad is None
@@ -223,10 +225,10 @@ def test_taking_residuals_away_one_by_one_is_taking_away_the_sum() -> None:
 def test_a_res_student_cannot_be_the_first() -> None:
     kind, config = find({"name": "res_kd"})
     with pytest.raises(RecipeError, match="under residual, after a student"):
-        kind(config, Networks(Says(*STUDENT), Says(*TEACHER)), 2)
+        kind(config, Networks(Says(*STUDENT), Says(*TEACHER)), training_set())
 
 
 def test_half_precision_logits_are_compared_in_float32() -> None:
     kind, config = find({"name": "res_kd"})
     nets = Networks(Says(*STUDENT).bfloat16(), Says(*TEACHER).bfloat16(), (Says(*EARLIER).bfloat16(),))
-    assert {loss.dtype for loss in kind(config, nets, 2).losses(batch(1, 0)).values()} == {torch.float32}
+    assert {loss.dtype for loss in kind(config, nets, training_set()).losses(batch(1, 0)).values()} == {torch.float32}

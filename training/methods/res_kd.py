@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cascade.errors import RecipeError
-from training.methods.base import Batch, Method, Networks, register
+from training.methods.base import Batch, Method, Networks, TrainingSet, register
 from training.methods.kd import TeacherTerm
 
 
@@ -32,8 +32,8 @@ class ResKD(Method):
         tau: Annotated[float, Field(ge=0, le=1)] = 0.1
         ce_on: Literal["res", "sum", "none"] = "res"
 
-    def __init__(self, config: Config, nets: Networks, samples: int) -> None:
-        super().__init__(config, nets, samples)
+    def __init__(self, config: Config, nets: Networks, data: TrainingSet) -> None:
+        super().__init__(config, nets, data)
         if not nets.earlier:
             raise RecipeError("method 'res_kd' trains a res-student: use it under residual, after a student")
 
