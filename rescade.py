@@ -24,6 +24,7 @@ VERBS = {
     "evaluate": ("training.__main__", "evaluate_command", "Measure a finished run, and store its logits."),
     "methods": ("training.__main__", "methods_command", "List the training methods."),
     "models": ("training.__main__", "models_command", "List the networks, with their cost."),
+    "reuse": ("training.__main__", "reuse_command", "Count what SimKD would serve of a student and its teachers."),
     "export": ("export.__main__", "export_command", "Make a bundle of a finished run."),
     "verify": ("export.__main__", "verify_command", "Check a bundle, and run it."),
     "show": ("export.__main__", "show_command", "Say what is in a bundle."),
