@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cascade.errors import RecipeError
-from tests.training.networks import Says, batch, networks, same, state
+from tests.training.networks import Says, batch, networks, same, state, training_set
 from training.methods.base import METHODS, Batch, Method, Networks, find, import_all, register
 
 pytestmark = pytest.mark.train
@@ -21,7 +21,7 @@ LABELS = [0, 1, 2, 3] * 4
 
 def method(name: str) -> Method:
     kind, config = find({"name": name})
-    return kind(config, networks(), samples=16)
+    return kind(config, networks(), data=training_set())
 
 
 def total(losses: dict[str, Tensor]) -> Tensor:
@@ -115,14 +115,14 @@ def test_a_method_that_needs_a_teacher_says_so(name: str) -> None:
     without = Networks(networks().student, None, networks().earlier)
     if kind.needs_teacher:
         with pytest.raises(RecipeError, match="needs a teacher"):
-            kind(config, without, 16)
+            kind(config, without, training_set())
     else:
-        assert kind(config, without, 16).losses(batch(*LABELS))
+        assert kind(config, without, training_set()).losses(batch(*LABELS))
 
 
 @pytest.mark.parametrize("settings", [{}, {"name": "alchemy"}, {"name": None}])
 def test_an_unknown_method_is_refused_with_those_there_are(settings: dict[str, str]) -> None:
-    with pytest.raises(RecipeError, match="there are kd, res_kd, vanilla"):
+    with pytest.raises(RecipeError, match=r"there are aekd, .*res_kd, .*vanilla"):
         find(settings)
 
 
@@ -137,7 +137,7 @@ def test_a_method_without_losses_says_what_is_missing() -> None:
         needs_teacher = False
 
     with pytest.raises(NotImplementedError, match="'empty' must define losses"):
-        Empty(Empty.Config(), Networks(Says([0.0, 0.0])), 1).losses(batch(0))
+        Empty(Empty.Config(), Networks(Says([0.0, 0.0])), training_set()).losses(batch(0))
 
 
 def test_helpers_that_learn_are_trainable_and_frozen_parts_are_not() -> None:
@@ -146,7 +146,7 @@ def test_helpers_that_learn_are_trainable_and_frozen_parts_are_not() -> None:
         needs_teacher = False
 
         def __init__(self) -> None:
-            super().__init__(self.Config(), Networks(Says([0.0, 0.0])), 1)
+            super().__init__(self.Config(), Networks(Says([0.0, 0.0])), training_set())
             self.helper = nn.Linear(2, 2)
             self.helper.bias.requires_grad = False
 
