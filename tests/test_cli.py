@@ -27,7 +27,18 @@ def test_help_lists_every_verb_in_the_order_of_the_work() -> None:
     assert result.exit_code == 0
     places = [result.stdout.index(f"  {verb} ") for verb in VERBS]
     assert places == sorted(places)
-    assert list(VERBS) == ["train", "evaluate", "methods", "export", "verify", "show", "serve", "bench"]
+    assert list(VERBS) == [
+        "train",
+        "evaluate",
+        "methods",
+        "models",
+        "reuse",
+        "export",
+        "verify",
+        "show",
+        "serve",
+        "bench",
+    ]
 
 
 def test_help_imports_no_verb() -> None:
