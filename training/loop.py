@@ -187,7 +187,9 @@ class _Run:
         self.device.share(self.method)
         losses = {name: total / self.batches_per_epoch for name, total in self.sums.items()}
         figures = {f"loss/{name}": value for name, value in sorted(losses.items())}
-        figures["dv/accuracy"] = self.dv_accuracy()
+        figures["dv/accuracy"] = self.dv_accuracy(self.method.deployable())
+        for name, head in self.method.other_heads().items():
+            figures[f"dv/accuracy_{name}"] = self.dv_accuracy(head)
         log.epoch(self.step.name, self.epoch + 1, figures, images / max(seconds, 1e-9))
         self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
         self.save()
@@ -240,10 +242,10 @@ class _Run:
             self.sums[name] = self.sums.get(name, 0.0) + value
         return self.sums
 
-    def dv_accuracy(self) -> float:
-        """Accuracy on D_v, in [0, 1], of what would be deployed, added to the stages before it."""
+    def dv_accuracy(self, net: nn.Module) -> float:
+        """Accuracy on D_v, in [0, 1], of a network, added to the stages before it."""
         if self.earlier is None and self.method.nets.earlier:
             self.earlier = running_sums(logits_of(self.method.nets.earlier, self.data.dv, self.batches))[-1]
-        logits = logits_of([self.method.deployable()], self.data.dv, self.batches)[0]
+        logits = logits_of([net], self.data.dv, self.batches)[0]
         total = logits if self.earlier is None else self.earlier + logits
         return accuracy(total, labels_of(self.data.dv))

@@ -137,11 +137,15 @@ class Schedule(Frozen):
 
 
 class NetworkConfig(Frozen):
-    """One network to train: its name, its method with the method's settings, and its own schedule settings."""
+    """One network to train: its name, its method with the method's settings, and its own schedule settings.
+
+    `start`: folder of a finished run whose student's body, all but what follows the last map, is where it begins.
+    """
 
     model: str
     method: dict[str, Any]
     schedule: dict[str, Any] = {}
+    start: str | None = None
 
 
 class TeacherConfig(Frozen):
@@ -227,7 +231,10 @@ class ExitConfig(Frozen):
 
 
 class Recipe(Frozen):
-    """A whole run: data, teacher, first student, res-students, exit rule."""
+    """A whole run: data, teacher, first student, res-students, exit rule.
+
+    `teachers` are for methods that learn from several; a recipe has those or one `teacher`.
+    """
 
     name: Name
     seed: int = 0
@@ -235,17 +242,25 @@ class Recipe(Frozen):
     runtime: Runtime = Runtime()
     schedule: Schedule = Schedule()
     teacher: TeacherConfig | None = None
+    teachers: tuple[TeacherConfig, ...] = ()
     student: NetworkConfig
     residual: ResidualConfig | None = None
     exit: ExitConfig = ExitConfig()
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
+        if self.teacher is not None and self.teachers:
+            raise ValueError("there are both a teacher and teachers: give one of them")
         if self.residual is not None and self.teacher is None:
             raise ValueError("res-students learn what the student lacks of a teacher: give a teacher")
         if self.exit.reference == "T" and self.exit.threshold is None and self.teacher is None:
             raise ValueError("exit.reference is T, and there is no teacher: use S_n, or give a threshold")
-        for name, part in (("teacher", self.teacher), ("student", self.student), ("residual", self.residual)):
+        parts: list[tuple[str, TeacherConfig | NetworkConfig | ResidualConfig | None]] = [
+            *self.teachers_by_step().items(),
+            ("student", self.student),
+            ("residual", self.residual),
+        ]
+        for name, part in parts:
             try:
                 self.schedule_for({} if part is None else part.schedule)
             except ValidationError as error:
@@ -263,6 +278,12 @@ class Recipe(Frozen):
                 f"be the same network of ours, not {', '.join(sorted(names))}: name one, or say 'fresh'"
             )
         return self
+
+    def teachers_by_step(self) -> dict[str, TeacherConfig]:
+        """Each teacher under the name of its step: `teacher`, or `teacher1`, `teacher2`, ... of several."""
+        if self.teacher is not None:
+            return {"teacher": self.teacher}
+        return {f"teacher{number}": config for number, config in enumerate(self.teachers, 1)}
 
     def schedule_for(self, overrides: dict[str, Any]) -> Schedule:
         """The recipe's schedule with a network's own settings over it."""

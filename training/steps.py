@@ -6,7 +6,10 @@ already meets the rule. Every step is a plain run of `training.loop`; all networ
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,10 @@ from training.evaluate import Logits, logits_of, summary
 from training.log import Log
 from training.loop import Step, seed_for, train
 from training.methods.base import Networks, TrainingSet, find
-from training.models.count import macs
-from training.recipe import NetworkConfig, Recipe, ResidualConfig, TeacherConfig
+from training.recipe import Recipe, TeacherConfig
+from training.rehearsal import rehearse
 from training.run import Run, create, open_run
+from training.start import begin_from, take_body
 
 
 def run_recipe(recipe: Recipe, folder: Path, *, quiet: bool = False) -> Run:
@@ -39,7 +43,7 @@ def run_recipe(recipe: Recipe, folder: Path, *, quiet: bool = False) -> Run:
     Raises:
         RecipeError: the recipe does not fit the data, the folder, or itself.
     """
-    _rehearse(recipe, folder)
+    rehearse(recipe, folder)
     device = choose(recipe.runtime)
     if device.first:
         create(folder, recipe)
@@ -53,56 +57,6 @@ def run_recipe(recipe: Recipe, folder: Path, *, quiet: bool = False) -> Run:
         return _Trainer(Run(folder, recipe), data, device, log).everything()
 
 
-def _rehearse(recipe: Recipe, folder: Path) -> None:
-    """Make every network and method once, to fail before the first hour of training, not after it."""
-    size, placeholder = recipe.data.size, nn.Identity()
-
-    def rehearsed(
-        part: str, model: str, config: TeacherConfig | NetworkConfig | ResidualConfig, nets: Networks
-    ) -> nn.Module:
-        try:
-            net = models.build(model, 2, size)
-            macs(net, size)
-            if config.method is not None:
-                kind, settings = find(config.method)
-                batch_size = recipe.schedule_for(config.schedule).batch_size
-                data = TrainingSet(torch.arange(2), torch.arange(2), size, batch_size)
-                kind(settings, Networks(net, nets.teacher, nets.earlier), data)
-        except RecipeError as error:
-            raise RecipeError(f"{part}: {error}") from error
-        return net
-
-    teacher = None
-    if recipe.teacher is not None and recipe.teacher.model is None:
-        teacher = _teacher_of_a_run(recipe.teacher, Run(folder, recipe))
-    elif recipe.teacher is not None and recipe.teacher.model is not None:
-        teacher = rehearsed("teacher", recipe.teacher.model, recipe.teacher, Networks(placeholder))
-    student = rehearsed("student", recipe.student.model, recipe.student, Networks(placeholder, teacher))
-    if recipe.residual is not None:
-        for model in recipe.residual.models:
-            rehearsed("residual", model, recipe.residual, Networks(placeholder, teacher, (student,)))
-
-
-def _teacher_of_a_run(config: TeacherConfig, ours: Run) -> nn.Module:
-    """The teacher of another run; our copy of it where there is one, because the other run may be gone by now."""
-    assert config.run is not None, "the recipe's validator asks for one of run and model"
-    run = ours if ours.is_done("teacher") else open_run(Path(config.run).expanduser())
-    return run.network("teacher")[1]
-
-
-def begin_from(start: nn.Module, net: nn.Module) -> None:
-    """Give a network another one's body, and a classifier of zeros, so that it begins by changing nothing.
-
-    What the stages before leave is too little to learn features from, where there are none yet: from random weights, a
-    res-student whose labels judge the sum may stay near zero for as long as the learning rate is high.
-    """
-    classifier = net.classifier
-    assert isinstance(classifier, nn.Linear), "recipes allow this for networks of ours alone"
-    net.load_state_dict(start.state_dict())
-    nn.init.zeros_(classifier.weight)
-    nn.init.zeros_(classifier.bias)
-
-
 class _Trainer:
     """The steps of one run."""
 
@@ -114,14 +68,14 @@ class _Trainer:
 
     def everything(self) -> Run:
         """Algorithm 1."""
-        teacher = self.teacher()
-        student = self.network(
-            "student",
-            self.recipe.student.model,
-            self.recipe.student.method,
-            self.recipe.student.schedule,
-            Networks(nn.Identity(), teacher),
-        )
+        teachers = [self.teacher(step, config) for step, config in self.recipe.teachers_by_step().items()]
+        teacher = teachers[0] if teachers else None
+        config = self.recipe.student
+        nets = Networks(nn.Identity(), teacher, more_teachers=tuple(teachers[1:]))
+        begin = None
+        if config.start is not None and not self.run.is_done("student"):
+            begin = functools.partial(take_body, self.start(config.start))
+        student = self.network("student", config.model, config.method, config.schedule, nets, begin)
         stages = [student]
         if self.recipe.residual is not None:
             assert teacher is not None, "the recipe's validator asks for one"
@@ -142,8 +96,8 @@ class _Trainer:
             number = len(stages)
             model = config.models[min(number, len(config.models)) - 1]
             nets = Networks(nn.Identity(), teacher, tuple(stages))
-            start = stages[-1] if config.start == "previous" else None
-            stages.append(self.network(f"residual{number}", model, config.method, config.schedule, nets, start))
+            begin = functools.partial(begin_from, stages[-1]) if config.start == "previous" else None
+            stages.append(self.network(f"residual{number}", model, config.method, config.schedule, nets, begin))
             total = running_sums([self.dv_logits(stage) for stage in stages])[-1]
             figures = self.dv_summary(f"S{number}", total)
             self.log.say(
@@ -153,25 +107,28 @@ class _Trainer:
             if config.stop.done(number, figures["energy"], teacher_energy):
                 return stages[1:]
 
-    def teacher(self) -> nn.Module | None:
-        """Train, take or load the teacher; frozen."""
-        config = self.recipe.teacher
-        if config is None:
-            return None
+    def teacher(self, step: str, config: TeacherConfig) -> nn.Module:
+        """Train, take or load a teacher; frozen."""
         if config.method is not None and config.model is not None:
             nets = Networks(nn.Identity())
-            return self.network("teacher", config.model, config.method, config.schedule, nets)
-        if not self.run.is_done("teacher"):
+            return self.network(step, config.model, config.method, config.schedule, nets)
+        if not self.run.is_done(step):
             name, net = self.given_teacher(config)
             self.device.place(net)
-            self.finish("teacher", net, name)
-        return self.ready(self.run.network("teacher")[1])
+            self.finish(step, net, name)
+        return self.ready(self.run.network(step)[1])
+
+    def start(self, folder: str) -> nn.Module:
+        """The finished student of another run."""
+        other = open_run(Path(folder).expanduser())
+        self.same_data(other, "student.start")
+        return other.network("student")[1]
 
     def given_teacher(self, config: TeacherConfig) -> tuple[str, nn.Module]:
         """A teacher from another run or a weight file."""
         if config.run is not None:
             other = open_run(Path(config.run).expanduser())
-            self.same_data(other)
+            self.same_data(other, "teacher.run")
             name, net = other.network("teacher")
         else:
             assert config.model is not None, "the recipe's validator asks for both"
@@ -187,8 +144,8 @@ class _Trainer:
             raise RecipeError(f"the teacher {name} knows {outputs} classes, the data has {self.classes}")
         return name, net
 
-    def same_data(self, other: Run) -> None:
-        """A teacher must have seen the same pixels, normalised the same way, and none of our test or held-out images.
+    def same_data(self, other: Run, key: str) -> None:
+        """Whatever we take must have seen the same pixels, normalised alike, and none of our test or held-out images.
 
         Raises:
             RecipeError: its run's data differ.
@@ -196,8 +153,8 @@ class _Trainer:
         ours, theirs = (run.recipe.data.model_dump(exclude={"augment", "root"}) for run in (self.run, other))
         if differ := sorted(key for key in ours if ours[key] != theirs[key]):
             raise RecipeError(
-                f"teacher.run {other.folder} was trained on other data: data.{', data.'.join(differ)} differ; "
-                "train the teacher in this recipe, or make them equal"
+                f"{key} {other.folder} was trained on other data: data.{', data.'.join(differ)} differ; "
+                f"train the {key.partition('.')[0]} in this recipe, or make them equal"
             )
 
     def network(
@@ -207,7 +164,7 @@ class _Trainer:
         method: dict[str, Any],
         schedule: dict[str, Any],
         nets: Networks,
-        start: nn.Module | None = None,
+        begin: Callable[[nn.Module], None] | None = None,
     ) -> nn.Module:
         """Train one network, or take it if it is done; frozen, compiled if asked.
 
@@ -217,13 +174,13 @@ class _Trainer:
             method: the method's name and settings.
             schedule: what differs from the recipe's.
             nets: teacher and earlier stages; the student in it is only a placeholder.
-            start: a network of the same shape whose body it begins from.
+            begin: gives the fresh network its first weights; default: they are random.
         """
         if not self.run.is_done(step):
             torch.manual_seed(seed_for(self.recipe.seed, step, "weights"))
             net = self.device.place(models.build(model, self.classes, self.data.preprocess.size))
-            if start is not None:
-                begin_from(start, net)
+            if begin is not None:
+                begin(net)
             if self.device.compile:
                 torch._dynamo.reset()
                 net.compile()
@@ -240,14 +197,17 @@ class _Trainer:
             batch_size = plan.schedule.batch_size // self.device.world
             seen = TrainingSet(split.labels, split.index, self.data.preprocess.size, batch_size)
             with torch.random.fork_rng():
-                trained = kind(config, Networks(net, nets.teacher, nets.earlier), seen)
+                trained = kind(config, replace(nets, student=net), seen)
             self.device.place(trained)
             train(plan, trained, self.data, self.device, self.log)
-            self.finish(step, trained.deployable(), model)
+            names = self.recipe.teachers_by_step() if nets.teachers else ()
+            teachers = tuple(self.run.network(name)[0] for name in names)
+            name = trained.deployed_name(model, teachers)
+            self.finish(step, trained.deployable(), name, trained.other_heads())
         return self.ready(self.run.network(step)[1])
 
-    def finish(self, step: str, net: nn.Module, model: str) -> None:
-        """Store a finished network and its figures on D_v."""
+    def finish(self, step: str, net: nn.Module, model: str, heads: dict[str, nn.Module] | None = None) -> None:
+        """Store a finished network and its figures on D_v, and those of its other heads."""
         figures = self.dv_summary(step, self.dv_logits(net))
         if not math.isfinite(figures["energy"]):
             raise RecipeError(
@@ -256,7 +216,10 @@ class _Trainer:
             )
         if self.device.first:
             size = self.data.preprocess.size
-            self.run.finish(step, net, model, self.classes, {"model": model, "dv": figures}, size)
+            noted: dict[str, Any] = {"model": model, "dv": figures}
+            if heads:
+                noted["heads"] = {name: self.dv_summary(name, self.dv_logits(head)) for name, head in heads.items()}
+            self.run.finish(step, net, model, self.classes, noted, size)
         self.device.wait()
         self.log.say(f"{step}: {model}: accuracy on D_v {figures['accuracy']:.2%}, energy {figures['energy']:.4f}")
 
