@@ -24,6 +24,7 @@ __all__ = ["AsyncClient", "Client", "ClientError", "Refused", "Retry", "main"]
 VERBS = {
     "train": ("training.__main__", "train_command", "Train a cascade from a recipe."),
     "evaluate": ("training.__main__", "evaluate_command", "Measure a finished run, and store its logits."),
+    "sparsity": ("training.__main__", "sparsity_command", "Say what pruning left of a run's teacher."),
     "methods": ("training.__main__", "methods_command", "List the training methods."),
     "models": ("training.__main__", "models_command", "List the networks, with their cost."),
     "reuse": ("training.__main__", "reuse_command", "Count what SimKD would serve of a student and its teachers."),

@@ -70,14 +70,14 @@ def jobs_of(read: Bundle, inputs: Array, batch: int) -> dict[str, Callable[[], o
 def adaptive(read: Bundle, opened: list[Session], inputs: Array, batch: int) -> Array:
     """The cascade's logits for every image: each stage over those that stay, in batches."""
     rule = read.manifest.exit
-    logits, energies = first(opened[0].in_batches(inputs, batch))
+    logits, energies, _ = first(opened[0].in_batches(inputs, batch))
     going = np.arange(len(inputs))
     for session in opened[1:]:
         going = going[~exits(energies[going], rule.threshold)]
         if not going.size:
             break
         residual = session.in_batches(inputs[going], batch)
-        logits[going], energies[going] = join(logits[going], energies[going], residual, rule.definition)
+        logits[going], energies[going], _ = join(logits[going], energies[going], residual, rule.definition)
     return logits
 
 

@@ -69,7 +69,8 @@ def build(run: Run, folder: Path, *, name: str | None = None, version: str = "1"
     models = [optimised(to_onnx(net, size)) for net in track(nets, "exporting", console=console, transient=True)]
     costs = [_cost(number, net, model, size) for number, (net, model) in enumerate(zip(nets, models, strict=True))]
     stage_sessions = sessions(models)
-    teacher = run.network("teacher")[1] if run.is_done("teacher") else None
+    teaching = run.teacher()
+    teacher = run.network(teaching)[1] if teaching else None
     samples = {
         split_name: _measure_split(split_name, split, data, costs, stage_sessions, teacher, console)
         for split_name, split in (("dv", data.dv), ("test", data.test))

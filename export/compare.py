@@ -96,7 +96,8 @@ def networks(source: str, size: int, classes: int) -> list[Network]:
 
         run = open_run(folder)
         side = run.recipe.data.rule().size
-        steps = [*(["teacher"] if run.is_done("teacher") else []), *run.stages()]
+        teacher = run.teacher()
+        steps = [*([teacher] if teacher else []), *run.stages()]
         return [Network(f"{source} {step}", to_onnx(run.network(step)[1], side), side) for step in steps]
     from training.models import build
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,6 @@ def tiny_recipe(**changes: Any) -> Recipe:
     return parse(document(**changes), "tiny")
 
 
-def train_tiny(folder: Path, **changes: Any) -> Run:
+def train_tiny(folder: Path, reuse: Sequence[Path] = (), **changes: Any) -> Run:
     """Train it."""
-    return run_recipe(tiny_recipe(**changes), folder, quiet=True)
+    return run_recipe(tiny_recipe(**changes), folder, quiet=True, reuse=reuse)

@@ -1,4 +1,4 @@
-"""`python -m training train | evaluate | methods | models | reuse`, also as `rescade train`, ..."""
+"""`python -m training train | evaluate | sparsity | methods | models | reuse`, also as `rescade train`, ..."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from training.models import SIZE
 from training.models.listing import listing
 from training.models.reuse_cost import reuse_cost
 from training.models.reused import parsed
+from training.pruning.sparsity import sparsity_of, sparsity_table
 from training.recipe import load
 from training.run import open_run
 from training.steps import run_recipe
@@ -34,11 +35,19 @@ def main() -> None:
 @click.option(
     "--scale", default=1.0, metavar="FACTOR", help="Multiply all epochs, and so schedules: 0.05 is a twentieth."
 )
+@click.option(
+    "--reuse",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A run whose networks are taken where nothing before them differs.",
+)
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-def train_command(recipe: Path, out: Path, settings: tuple[str, ...], scale: float, *, quiet: bool) -> None:
+def train_command(
+    recipe: Path, out: Path, settings: tuple[str, ...], scale: float, reuse: tuple[Path, ...], *, quiet: bool
+) -> None:
     """Train a cascade from RECIPE. Run it again to go on where it was stopped."""
     try:
-        run_recipe(load(recipe, settings).scaled(scale), out, quiet=quiet)
+        run_recipe(load(recipe, settings).scaled(scale), out, quiet=quiet, reuse=reuse)
     except CascadeError as error:
         raise click.ClickException(str(error)) from error
 
@@ -59,6 +68,22 @@ def evaluate_command(run: Path, *, as_json: bool, sweep: bool, quiet: bool) -> N
         return
     for table in accuracy_table(evaluation):
         Console().print(table)
+
+
+@main.command("sparsity")
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def sparsity_command(run: Path, *, as_json: bool, quiet: bool) -> None:
+    """Say what pruning left of the teacher of the finished RUN, and what it changed."""
+    try:
+        sparsity = sparsity_of(open_run(run), quiet=quiet)
+    except CascadeError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(sparsity.model_dump_json(indent=2))
+    else:
+        Console().print(sparsity_table(sparsity))
 
 
 @main.command("methods")

@@ -6,18 +6,21 @@ checkpoints are read with `weights_only=True`, networks are safetensors.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from cascade.errors import RecipeError
 from training import models
+from training.pruning.cut import Kept, cut, kept_of
 
 FORMAT = 1
 
@@ -80,10 +83,18 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
 
 
 def save_network(path: Path, net: nn.Module, name: str, num_classes: int, size: int = models.SIZE) -> None:
-    """Write a network's weights, and what it was built from: its name, number of classes, and pixels a side."""
+    """Write a network's weights, and what it was built from: name, number of classes, pixels a side, channels kept."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
     about = {"model": name, "num_classes": str(num_classes), "size": str(size)}
+    if (kept := kept_of(net)) is not None:
+        about["kept"] = json.dumps(kept, separators=(",", ":"), sort_keys=True)
     write_atomic(path, _in_order(save(tensors, about)))
+
+
+def digest(net: nn.Module) -> str:
+    """What tells a network's weights from others: 16 hex digits of a sha256."""
+    tensors = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
+    return hashlib.sha256(save(tensors)).hexdigest()[:16]
 
 
 def _in_order(data: bytes) -> bytes:
@@ -114,8 +125,22 @@ def load_network(path: Path) -> tuple[str, nn.Module]:
     if name is None or not classes.isdecimal() or not size.isdecimal():
         raise RecipeError(f"{path} does not say which network it holds; give the model's name in the recipe")
     net = models.build(name, int(classes), int(size))
+    if "kept" in about:
+        cut(net, _kept(about["kept"], path), int(size))
     fill(net, tensors, path)
     return name, net.eval()
+
+
+def _kept(text: str, path: Path) -> Kept:
+    """The channels that a file says were kept.
+
+    Raises:
+        RecipeError: it does not say so in a way that can be read.
+    """
+    try:
+        return TypeAdapter(Kept).validate_json(text, strict=True)
+    except ValidationError as error:
+        raise RecipeError(f"{path} does not say which channels were kept: {error}") from error
 
 
 def load_weights(path: Path, name: str, num_classes: int, size: int = models.SIZE) -> nn.Module:

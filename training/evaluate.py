@@ -137,13 +137,15 @@ def threshold_for(rule: ExitConfig, dv: Sample) -> float:
 
 def measure_split(run: Run, name: str, split: Split, batches: Batches, size: int) -> Sample:
     """Logits of the teacher and every stage on one split; also stored in the run's `logits/`."""
-    names = [*(["teacher"] if run.is_done("teacher") else []), *run.stages()]
+    teacher = run.teacher()
+    names = [*([teacher] if teacher else []), *run.stages()]
     nets = [run.network(step)[1].to(batches.device) for step in names]
     logits = dict(zip(names, logits_of(nets, split, batches), strict=True))
     costs = {step: macs(net, size) for step, net in zip(names, nets, strict=True)}
     labels = labels_of(split)
     store = io.BytesIO()
-    arrays: dict[str, Any] = {"labels": labels, "index": split.index.cpu().numpy(), **logits}
+    arrays: dict[str, Any] = {"labels": labels, "index": split.index.cpu().numpy()}
+    arrays |= {"teacher" if step == teacher else step: values for step, values in logits.items()}
     np.savez(store, **arrays)
     checkpoint.write_atomic(run.folder / "logits" / f"{name}.npz", store.getvalue())
     return Sample(
@@ -151,6 +153,6 @@ def measure_split(run: Run, name: str, split: Split, batches: Batches, size: int
         labels=labels,
         stage_logits=[logits[step] for step in run.stages()],
         costs=[costs[step] for step in run.stages()],
-        teacher_logits=logits.get("teacher"),
-        teacher_cost=costs.get("teacher", 0),
+        teacher_logits=logits[teacher] if teacher else None,
+        teacher_cost=costs[teacher] if teacher else 0,
     )

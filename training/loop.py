@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cascade.errors import RecipeError
 from cascade.figures import accuracy, running_sums
@@ -63,6 +64,7 @@ def before(step: Step, phase: Phase) -> Step:
             "lr": phase.lr or step.schedule.lr,
             "policy": "step",
             "milestones": (),
+            "select": "last",
         }
     )
     return replace(step, name=f"{step.name}.{phase.name}", schedule=schedule, folder=step.folder / phase.name)
@@ -73,7 +75,9 @@ def seed_for(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
 
 
-def train(step: Step, method: Method, data: Data, device: Device, log: Log) -> None:
+def train(
+    step: Step, method: Method, data: Data, device: Device, log: Log, after_step: Callable[[], None] | None = None
+) -> None:
     """Train the phases of `method`, then what it calls trainable, to the end of the schedule.
 
     Args:
@@ -82,6 +86,7 @@ def train(step: Step, method: Method, data: Data, device: Device, log: Log) -> N
         data: on the device.
         device: precision, memory order, this process among others.
         log: where losses and accuracies go.
+        after_step: called whenever the optimiser has moved the weights.
 
     Raises:
         RecipeError: the loss is not finite, the batch is larger than the training set, or the checkpoint is not ours.
@@ -89,12 +94,15 @@ def train(step: Step, method: Method, data: Data, device: Device, log: Log) -> N
     if not step.checkpoint.exists():
         for phase in method.phases():
             device.place(phase.method)
-            train(before(step, phase), phase.method, data, device, log)
+            train(before(step, phase), phase.method, data, device, log, after_step)
     run = _Run(step, method, data, device)
+    if after_step is not None:
+        run.optimizer.register_step_post_hook(lambda *_: after_step())
     run.resume()
     log.begin(step.name, step.schedule.epochs * run.batches_per_epoch, run.epoch)
     while run.epoch < step.schedule.epochs:
         run.one_epoch(log)
+    run.select()
 
 
 def parameter_groups(
@@ -139,6 +147,7 @@ class _Run:
         self.path = step.checkpoint
         self.epoch, self.batch = 0, 0
         self.sums: dict[str, float] = {}
+        self.best: dict[str, Any] | None = None
         self.saved_at = time.monotonic()
         self.earlier: Logits | None = None
 
@@ -154,6 +163,7 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.batch, self.sums = state["epoch"], state["batch"], dict(state["sums"])
+        self.best = state.get("best")
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -169,6 +179,7 @@ class _Run:
             "epoch": self.epoch,
             "batch": self.batch,
             "sums": self.sums,
+            "best": self.best,
         }
         checkpoint.save_checkpoint(self.path, state)
 
@@ -187,9 +198,8 @@ class _Run:
         self.device.share(self.method)
         losses = {name: total / self.batches_per_epoch for name, total in self.sums.items()}
         figures = {f"loss/{name}": value for name, value in sorted(losses.items())}
-        figures["dv/accuracy"] = self.dv_accuracy(self.method.deployable())
-        for name, head in self.method.other_heads().items():
-            figures[f"dv/accuracy_{name}"] = self.dv_accuracy(head)
+        figures |= self.dv_figures()
+        self.compare(figures)
         log.epoch(self.step.name, self.epoch + 1, figures, images / max(seconds, 1e-9))
         self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
         self.save()
@@ -242,10 +252,34 @@ class _Run:
             self.sums[name] = self.sums.get(name, 0.0) + value
         return self.sums
 
-    def dv_accuracy(self, net: nn.Module) -> float:
-        """Accuracy on D_v, in [0, 1], of a network, added to the stages before it."""
+    def compare(self, figures: dict[str, float]) -> None:
+        """Keep the weights if they are the best so far; of equals the first."""
+        if self.step.schedule.select == "last":
+            return
+        merit = figures["dv/accuracy"] if self.step.schedule.select == "dv_accuracy" else -figures["dv/loss"]
+        if merit == merit and (self.best is None or merit > self.best["merit"]):
+            state = {name: value.detach().clone() for name, value in self.method.state_dict().items()}
+            self.best = {"merit": merit, "method": state}
+
+    def select(self) -> None:
+        """Go back to the best weights, where the schedule asks for them."""
+        if self.best is not None:
+            self.method.load_state_dict(self.best["method"])
+
+    def dv_figures(self) -> dict[str, float]:
+        """Accuracy on D_v, in [0, 1], of what would be deployed and of other heads; the loss where it counts."""
+        total, labels = self.dv_logits(self.method.deployable()), labels_of(self.data.dv)
+        figures = {"dv/accuracy": accuracy(total, labels)}
+        for name, head in self.method.other_heads().items():
+            figures[f"dv/accuracy_{name}"] = accuracy(self.dv_logits(head), labels)
+        if self.step.schedule.select == "dv_loss":
+            loss = functional.cross_entropy(torch.from_numpy(total).double(), torch.from_numpy(labels))
+            figures["dv/loss"] = float(loss)
+        return figures
+
+    def dv_logits(self, net: nn.Module) -> Logits:
+        """Logits on D_v of a network, added to those of the stages before it."""
         if self.earlier is None and self.method.nets.earlier:
             self.earlier = running_sums(logits_of(self.method.nets.earlier, self.data.dv, self.batches))[-1]
         logits = logits_of([net], self.data.dv, self.batches)[0]
-        total = logits if self.earlier is None else self.earlier + logits
-        return accuracy(total, labels_of(self.data.dv))
+        return logits if self.earlier is None else self.earlier + logits

@@ -19,6 +19,7 @@ from cascade.manifest import Name, Preprocess
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+DESIGNED = "designed"
 Rgb = tuple[float, float, float]
 
 
@@ -116,11 +117,14 @@ class Schedule(Frozen):
         lr: the highest learning rate.
         policy: `one_cycle` (linear up, cosine down to 0), `cosine`, or `step`.
         warmup: share of the run that `one_cycle` climbs.
-        milestones: shares of the run after which `step` divides by ten.
+        milestones: shares of the run after which `step` multiplies by `factor`.
+        factor: of `step`.
         momentum, nesterov, weight_decay: of SGD.
         decay_norms: let the weight decay shrink biases and batch norm's parameters too, as the papers do. It can shrink
             a res-student whose labels judge the sum to nothing, since the stages before it leave small gradients.
         clip: largest gradient norm; 0 is off.
+        select: which epoch's weights are the result: the `last`, or those with the lowest loss (`dv_loss`) or the
+            highest accuracy (`dv_accuracy`) on D_v, which training then may not see.
     """
 
     epochs: Annotated[int, Field(gt=0)] = 250
@@ -129,23 +133,65 @@ class Schedule(Frozen):
     policy: Literal["one_cycle", "cosine", "step"] = "step"
     warmup: Fraction = 0.25
     milestones: tuple[Fraction, ...] = (0.6, 0.8)
+    factor: Fraction = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     decay_norms: bool = True
     clip: Annotated[float, Field(ge=0)] = 0.0
+    select: Literal["last", "dv_loss", "dv_accuracy"] = "last"
+
+
+class MagnitudeConfig(Frozen):
+    """Unstructured pruning of the teacher: rounds, each of which prunes and trains on.
+
+    Attributes:
+        sparsity: share of the weights that shall be gone after the last round; as near to it as whole rounds come.
+        share: of what is left that goes in each round.
+        method: what each round trains with; default plain cross-entropy.
+        schedule: of each round; what differs from the recipe's.
+    """
+
+    sparsity: Fraction = 0.79
+    share: Fraction = 0.2
+    method: dict[str, Any] = {"name": "vanilla"}
+    schedule: dict[str, Any] = {}
+
+
+class SlimmingConfig(Frozen):
+    """Channels cut from the student by the scales of its batch norms, and the training that follows.
+
+    Attributes:
+        rate: share of the channels that can go, of the whole network.
+        floor: channels that every batch norm keeps, if it has as many.
+        shared: let channels go that are added to a shortcut, all those of one sum together.
+        method: of the training that follows; default plain cross-entropy.
+        schedule: of that training; what differs from the recipe's.
+    """
+
+    rate: Fraction
+    floor: Annotated[int, Field(gt=0)] = 8
+    shared: bool = False
+    method: dict[str, Any] = {"name": "vanilla"}
+    schedule: dict[str, Any] = {}
 
 
 class NetworkConfig(Frozen):
-    """One network to train: its name, its method with the method's settings, and its own schedule settings.
+    """One network to train.
 
-    `start`: folder of a finished run whose student's body, all but what follows the last map, is where it begins.
+    Attributes:
+        model: its name; `designed` is the dense network whose widths follow what pruning left of the teacher.
+        method: the method's name and settings.
+        schedule: what differs from the recipe's.
+        start: folder of a finished run whose student's body, all but what follows the last map, is where it begins.
+        slim: cut its channels when it is trained, and train on; train it with the method `slimming`.
     """
 
     model: str
     method: dict[str, Any]
     schedule: dict[str, Any] = {}
     start: str | None = None
+    slim: SlimmingConfig | None = None
 
 
 class TeacherConfig(Frozen):
@@ -155,14 +201,18 @@ class TeacherConfig(Frozen):
         model: network name, e.g. resnet20_a or torchvision:resnet50; not with `run`.
         method, schedule: as for any network, when it is trained here.
         run: folder of a finished run whose teacher is taken.
+        step: which network of that run, such as `teacher_round2`; default the one that taught there.
         weights: .safetensors, or a torch file that holds a plain state dict.
+        prune: its weights before it teaches.
     """
 
     model: str | None = None
     method: dict[str, Any] | None = None
     schedule: dict[str, Any] = {}
     run: str | None = None
+    step: Name | None = None
     weights: str | None = None
+    prune: MagnitudeConfig | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -171,6 +221,8 @@ class TeacherConfig(Frozen):
             raise ValueError("a teacher needs exactly one of method (train it), run (take it), weights (load it)")
         if (self.model is None) != (self.run is not None):
             raise ValueError("a teacher needs a model, unless it comes from a run, which knows its own")
+        if self.step is not None and self.run is None:
+            raise ValueError("teacher.step is one of another run: name that run, or leave it out")
         return self
 
 
@@ -251,26 +303,47 @@ class Recipe(Frozen):
     def _parts_fit(self) -> Self:
         if self.teacher is not None and self.teachers:
             raise ValueError("there are both a teacher and teachers: give one of them")
+        if any(teacher.prune for teacher in self.teachers):
+            raise ValueError(
+                "teachers are not pruned here: prune each in a run of its own, and take it by teachers.run"
+            )
         if self.residual is not None and self.teacher is None:
             raise ValueError("res-students learn what the student lacks of a teacher: give a teacher")
         if self.exit.reference == "T" and self.exit.threshold is None and self.teacher is None:
             raise ValueError("exit.reference is T, and there is no teacher: use S_n, or give a threshold")
-        parts: list[tuple[str, TeacherConfig | NetworkConfig | ResidualConfig | None]] = [
-            *self.teachers_by_step().items(),
-            ("student", self.student),
-            ("residual", self.residual),
-        ]
-        for name, part in parts:
+        if self.student.model == DESIGNED and (self.teacher is None or not (self.teacher.prune or self.teacher.run)):
+            raise ValueError(
+                "a designed student follows what pruning left of a teacher: give teacher.prune, or a model"
+            )
+        for name, part in self.trained().items():
             try:
-                self.schedule_for({} if part is None else part.schedule)
+                schedule = self.schedule_for(part)
             except ValidationError as error:
                 raise ValueError(f"{name}.schedule.{_reasons(error)}") from None
+            if schedule.select != "last" and not self.data.dv_exclude:
+                raise ValueError(f"{name}.schedule.select compares epochs on D_v: keep that apart by data.dv_exclude")
         return self
+
+    def trained(self) -> dict[str, dict[str, Any]]:
+        """The schedule settings of all that is trained, by where they are in the recipe."""
+        teacher, student = self.teacher, self.student
+        parts = {
+            **self.teachers_by_step(),
+            "teacher.prune": None if teacher is None else teacher.prune,
+            "student": student,
+            "student.slim": student.slim,
+            "residual": self.residual,
+        }
+        return {name: part.schedule for name, part in parts.items() if part is not None}
 
     @model_validator(mode="after")
     def _starts_fit(self) -> Self:
         if self.residual is None or self.residual.start == "fresh":
             return self
+        if self.student.model == DESIGNED or self.student.slim is not None:
+            raise ValueError(
+                "residual.start 'previous' hands weights on, and a student that was cut has no others: 'fresh'"
+            )
         names = {self.student.model, *self.residual.models}
         if len(names) > 1 or any(name.startswith("torchvision:") for name in names):
             raise ValueError(
@@ -302,12 +375,16 @@ class Recipe(Frozen):
             epochs = self.schedule_for(schedule).epochs
             return {**schedule, "epochs": max(1, round(factor * epochs))}
 
-        changes: dict[str, Any] = {"schedule": self.schedule.model_copy(update=scaled({}))}
-        for name in ("teacher", "student", "residual"):
-            part = getattr(self, name)
-            if part is not None and "epochs" in part.schedule:
-                changes[name] = part.model_copy(update={"schedule": scaled(part.schedule)})
-        return self.model_copy(update=changes)
+        def inside(part: Frozen) -> Frozen:
+            changes: dict[str, Any] = {name: inside(inner) for name, inner in part if isinstance(inner, Frozen)}
+            if "epochs" in (own := getattr(part, "schedule", {})):
+                changes["schedule"] = scaled(own)
+            return part.model_copy(update=changes)
+
+        parts = {"teacher": self.teacher, "student": self.student, "residual": self.residual}
+        changes: dict[str, Any] = {name: inside(part) for name, part in parts.items() if part is not None}
+        changes["teachers"] = tuple(inside(teacher) for teacher in self.teachers)
+        return self.model_copy(update={**changes, "schedule": self.schedule.model_copy(update=scaled({}))})
 
     def run_id(self) -> str:
         """sha256 of the resolved recipe, 16 hex digits; what it runs on is left out."""

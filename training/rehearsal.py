@@ -1,7 +1,12 @@
-"""Every network and method of a recipe, made once: what does not fit fails before the first hour, not after it."""
+"""Every network and method of a recipe, made once: what does not fit fails before the first hour, not after it.
+
+What pruning will leave is not known yet: a designed student is that of the teacher as it is before its rounds.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +19,30 @@ from training import models
 from training.methods.base import Networks, TrainingSet, find
 from training.models.count import macs
 from training.models.shapes import output_shape
-from training.recipe import Recipe, TeacherConfig
+from training.pruning import slimming
+from training.pruning.cut import kept_of
+from training.pruning.design import designed
+from training.pruning.magnitude import Masks
+from training.recipe import DESIGNED, Recipe, TeacherConfig
 from training.run import Run, open_run
 from training.start import take_body
 
 
 @dataclass(frozen=True)
 class Actor:
-    """A network, the name it is built from, and what of it would be served: the same, unless its method says other."""
+    """A network of the recipe.
+
+    Attributes:
+        name: it is built from.
+        net: itself.
+        deployed: what of it would be served: the same, unless its method says other.
+        masks: which of its weights earlier pruning left; None where it is whole.
+    """
 
     name: str
     net: nn.Module
     deployed: str
+    masks: Masks | None = None
 
 
 def rehearse(recipe: Recipe, folder: Path) -> None:
@@ -39,36 +56,36 @@ def rehearse(recipe: Recipe, folder: Path) -> None:
         RecipeError: names the part that does not fit.
     """
     ours = Run(folder, recipe)
-    known = {
-        step: _of_a_run(step, config, ours)
-        for step, config in recipe.teachers_by_step().items()
-        if config.run is not None
-    }
+    configs = recipe.teachers_by_step()
+    known = {step: _of_a_run(step, config, ours) for step, config in configs.items() if config.run is not None}
     size = recipe.data.size
     classes = max((output_shape(actor.net, 3, size, size)[0] for actor in known.values()), default=2)
     stage = _Stage(recipe, classes)
-    teachers = [
-        known[step] if step in known else stage.teacher(step, config)
-        for step, config in recipe.teachers_by_step().items()
-    ]
-    config = recipe.student
-    student = stage.rehearsed("student", config.model, config.method, config.schedule, teachers, start=config.start)
+    teachers = [known[step] if step in known else stage.teacher(step, config) for step, config in configs.items()]
+    if recipe.teacher is not None and (prune := recipe.teacher.prune) is not None:
+        with _part("teacher.prune"):
+            stage.actor(teachers[0].name, teachers[0].net, prune.method, prune.schedule, [])
+    student = stage.student(teachers)
     if recipe.residual is not None:
         if recipe.residual.start == "previous" and student.deployed != student.name:
             raise RecipeError(
                 f"residual.start 'previous' hands the student's weights on, and what its method makes of it is another "
                 f"network, {student.deployed}: say 'fresh'"
             )
+        method, schedule = recipe.residual.method, recipe.residual.schedule
         for model in recipe.residual.models:
-            method, schedule = recipe.residual.method, recipe.residual.schedule
-            stage.rehearsed("residual", model, method, schedule, teachers, earlier=(student.net,))
+            with _part("residual"):
+                stage.actor(model, stage.network(model), method, schedule, teachers, earlier=(student.net,))
 
 
 def _of_a_run(step: str, config: TeacherConfig, ours: Run) -> Actor:
     """Our copy of it where there is one, because the other run may be gone by now."""
-    run = ours if ours.is_done(step) else open_run(Path(config.run or "").expanduser())
-    name, net = run.network(step if run is ours else "teacher")
-    return Actor(name, net, name)
+    run = ours
+    if not ours.is_done(step):
+        run = open_run(Path(config.run or "").expanduser())
+        step = run.teaching(config.step)
+    name, net = run.network(step)
+    return Actor(name, net, name, run.masks(step))
 
 
 @dataclass(frozen=True)
@@ -79,39 +96,86 @@ class _Stage:
     classes: int
 
     def teacher(self, step: str, config: TeacherConfig) -> Actor:
-        """A teacher that is trained here, or loaded from a file."""
+        """A teacher that is trained here, or loaded from a file, which takes no method."""
         assert config.model is not None, "the recipe's validator asks for a model where there is no run"
-        return self.rehearsed(step, config.model, config.method, config.schedule, [])
+        with _part(step):
+            net = self.network(config.model)
+            if config.method is None:
+                return Actor(config.model, net, config.model)
+            return self.actor(config.model, net, config.method, config.schedule, [])
 
-    def rehearsed(
+    def student(self, teachers: list[Actor]) -> Actor:
+        """The first student, cut if the recipe says so."""
+        config = self.recipe.student
+        with _part("student"):
+            model = self.design(teachers[0]) if config.model == DESIGNED else config.model
+            net = self.network(model)
+            started = config.start is not None
+            if config.start is not None:
+                take_body(open_run(Path(config.start).expanduser()).network("student")[1], net)
+            student = self.actor(model, net, config.method, config.schedule, teachers, started=started)
+        if (slim := config.slim) is None:
+            return student
+        with _part("student.slim"):
+            net, size = self.network(student.deployed), self.recipe.data.size
+            net = slimming.slim(net, slim.rate, size, floor=slim.floor, shared=slim.shared)
+            return self.actor(student.deployed, net, slim.method, slim.schedule, teachers, started=True)
+
+    def design(self, teacher: Actor) -> str:
+        """The student that a teacher asks for."""
+        masks = teacher.masks or Masks.whole(teacher.net)
+        return designed(teacher.name, teacher.net, masks.counts(teacher.net))
+
+    def network(self, model: str) -> nn.Module:
+        """A network, once it has seen an image."""
+        net = models.build(model, self.classes, self.recipe.data.size)
+        macs(net, self.recipe.data.size)
+        return net
+
+    def actor(
         self,
-        part: str,
         model: str,
-        method: dict[str, Any] | None,
+        net: nn.Module,
+        method: dict[str, Any],
         schedule: dict[str, Any],
         teachers: list[Actor],
+        *,
         earlier: tuple[nn.Module, ...] = (),
-        start: str | None = None,
+        started: bool = False,
     ) -> Actor:
-        """One network and its method; a teacher from a file has none."""
-        size = self.recipe.data.size
-        try:
-            net = models.build(model, self.classes, size)
-            macs(net, size)
-            if start is not None:
-                take_body(open_run(Path(start).expanduser()).network("student")[1], net)
-            if method is None:
-                return Actor(model, net, model)
-            kind, config = find(method)
-            if kind.needs_start and start is None:
-                raise RecipeError(f"method {kind.name!r} trains what comes after a finished body: give student.start")
-            nets = [actor.net for actor in teachers]
-            batch_size = self.recipe.schedule_for(schedule).batch_size
-            data = TrainingSet(torch.arange(2), torch.arange(2), size, batch_size)
-            made = kind(config, Networks(net, nets[0] if nets else None, earlier, tuple(nets[1:])), data)
-            deployed = made.deployed_name(model, tuple(actor.name for actor in teachers))
-            if deployed != model:
-                macs(models.build(deployed, self.classes, size), size)
-        except RecipeError as error:
-            raise RecipeError(f"{part}: {error}") from error
+        """A network in its method, and what that would deploy.
+
+        Args:
+            model: its name.
+            net: itself.
+            method: the method's name and settings.
+            schedule: what differs from the recipe's.
+            teachers: that it learns from.
+            earlier: stages before it.
+            started: whether its body has been trained.
+        """
+        kind, config = find(method)
+        if kind.needs_start and not started:
+            raise RecipeError(f"method {kind.name!r} trains what comes after a finished body: give student.start")
+        nets = [actor.net for actor in teachers]
+        batch_size = self.recipe.schedule_for(schedule).batch_size
+        data = TrainingSet(torch.arange(2), torch.arange(2), self.recipe.data.size, batch_size)
+        made = kind(config, Networks(net, nets[0] if nets else None, earlier, tuple(nets[1:])), data)
+        deployed = made.deployed_name(model, tuple(actor.name for actor in teachers))
+        if deployed != model:
+            if kept_of(net) is not None:
+                raise RecipeError(
+                    f"method {kind.name!r} makes {deployed} of the student, and that name cannot say which channels "
+                    "were cut before: take a method that keeps the student as it is"
+                )
+            self.network(deployed)
         return Actor(model, net, deployed)
+
+
+@contextmanager
+def _part(name: str) -> Iterator[None]:
+    """Say in errors which part of the recipe they are about."""
+    try:
+        yield
+    except RecipeError as error:
+        raise RecipeError(f"{name}: {error}") from error

@@ -6,6 +6,8 @@ tensorboard/             the same for TensorBoard
 steps/teacher/           network.safetensors and step.json once it is done; checkpoint.pt until then
 steps/student/           also init/checkpoint.pt, where the method has a phase of that name, until the step is done
 steps/residual1/ ...
+steps/teacher_round1/ ... also masks.safetensors, where the teacher is pruned; the last of them teaches
+steps/student_slim/      the student without the channels that were cut
 logits/dv.npz, test.npz  per-sample logits of every network, written by `evaluate`
 evaluation.json          figures, written by `evaluate`
 """
@@ -21,6 +23,7 @@ from torch import nn
 
 from cascade.errors import RecipeError
 from training import checkpoint, models
+from training.pruning.magnitude import Masks
 from training.recipe import Recipe, parse
 
 
@@ -39,6 +42,28 @@ class Run:
         """Whether the step's network is finished."""
         return (self.step(name) / "step.json").exists()
 
+    def teacher(self) -> str | None:
+        """The step whose network teaches; None if there is none, or not yet."""
+        path = self.folder / "cascade.json"
+        named: str | None = checkpoint.read_json(path).get("teacher") if path.exists() else None
+        return named or ("teacher" if self.is_done("teacher") else None)
+
+    def teaching(self, step: str | None) -> str:
+        """The step whose network teaches another run: the one that it names, or the one that taught here.
+
+        Raises:
+            RecipeError: there is none, or it has not finished.
+        """
+        found = step or self.teacher()
+        if found is None or not self.is_done(found):
+            raise RecipeError(f"teacher.run {self.folder} has no finished {found or 'teacher'}")
+        return found
+
+    def masks(self, name: str) -> Masks | None:
+        """Which weights pruning left of a step's network; None where it was not pruned."""
+        path = self.step(name) / "masks.safetensors"
+        return Masks.load(path) if path.exists() else None
+
     def figures(self, name: str) -> dict[str, Any]:
         """What was noted when the step ended."""
         return checkpoint.read_json(self.step(name) / "step.json")
@@ -48,9 +73,18 @@ class Run:
         return checkpoint.load_network(self.step(name) / "network.safetensors")
 
     def finish(
-        self, name: str, net: nn.Module, model: str, classes: int, figures: dict[str, Any], size: int = models.SIZE
+        self,
+        name: str,
+        net: nn.Module,
+        model: str,
+        classes: int,
+        figures: dict[str, Any],
+        size: int = models.SIZE,
+        masks: Masks | None = None,
     ) -> None:
-        """Store a step's network, then its figures, which make it done."""
+        """Store a step's network and its masks, then its figures, which make it done."""
+        if masks is not None:
+            masks.save(self.step(name) / "masks.safetensors")
         checkpoint.save_network(self.step(name) / "network.safetensors", net, model, classes, size)
         checkpoint.write_json(self.step(name) / "step.json", figures)
         (self.step(name) / "checkpoint.pt").unlink(missing_ok=True)

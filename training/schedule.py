@@ -15,7 +15,7 @@ def learning_rate(schedule: Schedule, progress: float) -> float:
         progress: share of the run's batches that are done, in [0, 1).
     """
     if schedule.policy == "step":
-        return float(schedule.lr * 0.1 ** sum(progress >= milestone for milestone in schedule.milestones))
+        return float(schedule.lr * schedule.factor ** sum(progress >= milestone for milestone in schedule.milestones))
     warmup = schedule.warmup if schedule.policy == "one_cycle" else 0.0
     if progress < warmup:
         return schedule.lr * (0.04 + 0.96 * progress / warmup)

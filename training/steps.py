@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +26,56 @@ from training.evaluate import Logits, logits_of, summary
 from training.log import Log
 from training.loop import Step, seed_for, train
 from training.methods.base import Networks, TrainingSet, find
-from training.recipe import Recipe, TeacherConfig
+from training.pruning import slimming
+from training.pruning.compare import layers
+from training.pruning.design import designed
+from training.pruning.magnitude import Masks, rounds_for
+from training.recipe import DESIGNED, MagnitudeConfig, Recipe, TeacherConfig
 from training.rehearsal import rehearse
+from training.reuse import step_key, taken
 from training.run import Run, create, open_run
 from training.start import begin_from, take_body
 
 
-def run_recipe(recipe: Recipe, folder: Path, *, quiet: bool = False) -> Run:
+@dataclass(frozen=True)
+class Plan:
+    """One network to train, or to take where it is done.
+
+    Attributes:
+        step: teacher, teacher_round1, student, residual1, ...
+        model: its name.
+        method: the method's name and settings.
+        schedule: what differs from the recipe's.
+        nets: teacher and earlier stages; the student in it is only a placeholder.
+        inputs: the steps that it learns from or begins with, in order; teachers come first.
+        begin: makes the network to train, where that is not a fresh one; with the masks that hold for it.
+        settings: what else its weights depend on.
+    """
+
+    step: str
+    model: str
+    method: dict[str, Any]
+    schedule: dict[str, Any]
+    nets: Networks
+    inputs: tuple[str, ...] = ()
+    begin: Callable[[], tuple[nn.Module, Masks | None]] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def run_recipe(recipe: Recipe, folder: Path, *, quiet: bool = False, reuse: Sequence[Path] = ()) -> Run:
     """Train everything a recipe asks for, going on where an earlier try was stopped.
 
     Args:
         recipe: checked.
         folder: of the run.
         quiet: show no progress.
+        reuse: other runs, whose steps are taken where nothing before them differs.
 
     Raises:
         RecipeError: the recipe does not fit the data, the folder, or itself.
     """
     rehearse(recipe, folder)
+    others = [open_run(path) for path in reuse]
     device = choose(recipe.runtime)
     if device.first:
         create(folder, recipe)
@@ -54,50 +86,58 @@ def run_recipe(recipe: Recipe, folder: Path, *, quiet: bool = False) -> Run:
         data = data_module.load(recipe.data, quiet=quiet or not device.first).to(device.where)
         if device.first:
             device.wait()
-        return _Trainer(Run(folder, recipe), data, device, log).everything()
+        return _Trainer(Run(folder, recipe), data, device, log, others).everything()
 
 
 class _Trainer:
     """The steps of one run."""
 
-    def __init__(self, run: Run, data: Data, device: Device, log: Log) -> None:
-        self.run, self.data, self.device, self.log = run, data, device, log
+    def __init__(self, run: Run, data: Data, device: Device, log: Log, others: Sequence[Run]) -> None:
+        self.run, self.data, self.device, self.log, self.others = run, data, device, log, others
         self.recipe = run.recipe
         self.classes = len(data.classes)
         self.batches = Batches(data.preprocess, device.where)
 
     def everything(self) -> Run:
         """Algorithm 1."""
-        teachers = [self.teacher(step, config) for step, config in self.recipe.teachers_by_step().items()]
-        teacher = teachers[0] if teachers else None
-        config = self.recipe.student
-        nets = Networks(nn.Identity(), teacher, more_teachers=tuple(teachers[1:]))
-        begin = None
-        if config.start is not None and not self.run.is_done("student"):
-            begin = functools.partial(take_body, self.start(config.start))
-        student = self.network("student", config.model, config.method, config.schedule, nets, begin)
-        stages = [student]
+        steps = tuple(self.teacher(step, config) for step, config in self.recipe.teachers_by_step().items())
+        teachers = [self.finished(step) for step in steps]
+        nets = Networks(nn.Identity(), teachers[0] if teachers else None, more_teachers=tuple(teachers[1:]))
+        first = self.student(steps, nets)
+        names, stages = [first], [self.finished(first)]
         if self.recipe.residual is not None:
-            assert teacher is not None, "the recipe's validator asks for one"
-            stages += self.residuals(teacher, student)
-        names = ["student", *(f"residual{number}" for number in range(1, len(stages)))]
+            assert self.recipe.teacher is not None, "the recipe's validator asks for one"
+            self.residuals(steps[0], teachers[0], names, stages)
         if self.device.first:
-            checkpoint.write_json(self.run.folder / "cascade.json", {"stages": names})
+            named = {} if self.recipe.teacher is None else {"teacher": steps[0]}
+            checkpoint.write_json(self.run.folder / "cascade.json", {"stages": names, **named})
         self.device.wait()
         return self.run
 
-    def residuals(self, teacher: nn.Module, student: nn.Module) -> list[nn.Module]:
-        """Res-students until the rule holds; always one."""
+    def residuals(self, teaching: str, teacher: nn.Module, names: list[str], stages: list[nn.Module]) -> None:
+        """Add res-students until the rule holds; always one.
+
+        Args:
+            teaching: the teacher's step.
+            teacher: what it holds.
+            names: steps of the stages so far; grows.
+            stages: what they hold; grows.
+        """
         config = self.recipe.residual
         assert config is not None, "only called with one"
         teacher_energy = self.dv_summary("T", self.dv_logits(teacher))["energy"]
-        stages = [student]
         while True:
             number = len(stages)
             model = config.models[min(number, len(config.models)) - 1]
             nets = Networks(nn.Identity(), teacher, tuple(stages))
-            begin = functools.partial(begin_from, stages[-1]) if config.start == "previous" else None
-            stages.append(self.network(f"residual{number}", model, config.method, config.schedule, nets, begin))
+            step = f"residual{number}"
+            plan = Plan(step, model, config.method, config.schedule, nets, (teaching, *names))
+            if config.start == "previous":
+                plan = replace(
+                    plan, begin=self.beginning(plan, stages[-1], begin_from), settings={"start": config.start}
+                )
+            stages.append(self.network(plan))
+            names.append(step)
             total = running_sums([self.dv_logits(stage) for stage in stages])[-1]
             figures = self.dv_summary(f"S{number}", total)
             self.log.say(
@@ -105,18 +145,19 @@ class _Trainer:
                 f"the teacher's energy is {teacher_energy:.4f}"
             )
             if config.stop.done(number, figures["energy"], teacher_energy):
-                return stages[1:]
+                return
 
-    def teacher(self, step: str, config: TeacherConfig) -> nn.Module:
-        """Train, take or load a teacher; frozen."""
-        if config.method is not None and config.model is not None:
-            nets = Networks(nn.Identity())
-            return self.network(step, config.model, config.method, config.schedule, nets)
-        if not self.run.is_done(step):
-            name, net = self.given_teacher(config)
-            self.device.place(net)
-            self.finish(step, net, name)
-        return self.ready(self.run.network(step)[1])
+    def beginning(
+        self, plan: Plan, start: nn.Module, give: Callable[[nn.Module, nn.Module], None]
+    ) -> Callable[[], tuple[nn.Module, None]]:
+        """Begins a network from another one's weights, as far as `give` hands them on."""
+
+        def begin() -> tuple[nn.Module, None]:
+            net = self.fresh(plan)
+            give(start, net)
+            return net, None
+
+        return begin
 
     def start(self, folder: str) -> nn.Module:
         """The finished student of another run."""
@@ -124,12 +165,82 @@ class _Trainer:
         self.same_data(other, "student.start")
         return other.network("student")[1]
 
-    def given_teacher(self, config: TeacherConfig) -> tuple[str, nn.Module]:
-        """A teacher from another run or a weight file."""
+    def student(self, teaching: tuple[str, ...], nets: Networks) -> str:
+        """Train the student, and cut its channels if the recipe says so; gives the step that has it.
+
+        Args:
+            teaching: the teachers' steps.
+            nets: what they hold.
+        """
+        config = self.recipe.student
+        model = config.model if config.model != DESIGNED else self.design(teaching[0])
+        plan = Plan("student", model, config.method, config.schedule, nets, teaching)
+        if config.start is not None and not self.run.is_done("student"):
+            start = self.start(config.start)
+            settings = {"start": checkpoint.digest(start)}
+            plan = replace(plan, begin=self.beginning(plan, start, take_body), settings=settings)
+        self.network(plan)
+        if config.slim is None:
+            return "student"
+        slim = config.slim
+
+        def begin() -> tuple[nn.Module, None]:
+            size = self.data.preprocess.size
+            net = self.run.network("student")[1]
+            return slimming.slim(net, slim.rate, size, floor=slim.floor, shared=slim.shared), None
+
+        how = slim.model_dump(mode="json", include={"rate", "floor", "shared"})
+        model = self.run.figures("student")["model"]
+        plan = Plan("student_slim", model, slim.method, slim.schedule, nets, (*teaching, "student"), begin, how)
+        self.network(plan)
+        return "student_slim"
+
+    def design(self, teaching: str) -> str:
+        """The network that the pruned teacher asks for."""
+        masks = self.run.masks(teaching)
+        if masks is None:
+            raise RecipeError(
+                f"the teacher of {self.run.folder} was not pruned, so no student follows: name student.model"
+            )
+        name, net = self.run.network(teaching)
+        return designed(name, net, masks.counts(net))
+
+    def teacher(self, step: str, config: TeacherConfig) -> str:
+        """Train, take or load a teacher, and prune it if the recipe says so; gives the step whose network teaches."""
+        if config.method is not None and config.model is not None:
+            nets = Networks(nn.Identity())
+            self.network(Plan(step, config.model, config.method, config.schedule, nets))
+        elif not self.run.is_done(step):
+            name, net, masks = self.given_teacher(config)
+            self.device.place(net)
+            self.finish(step, net, name, masks=masks)
+        return step if config.prune is None else self.pruned(config.prune)
+
+    def pruned(self, config: MagnitudeConfig) -> str:
+        """Prune the teacher round by round, training after each; every round's network is kept."""
+        step = "teacher"
+        for number in range(1, rounds_for(config.sparsity, config.share) + 1):
+            previous, step = step, f"teacher_round{number}"
+            model = self.run.figures(previous)["model"]
+            nets, settings = Networks(nn.Identity()), {"share": config.share}
+            begin = functools.partial(self.smaller, previous, config.share)
+            self.network(Plan(step, model, config.method, config.schedule, nets, (previous,), begin, settings))
+        return step
+
+    def smaller(self, step: str, share: float) -> tuple[nn.Module, Masks]:
+        """A step's network as it is, and the masks of the next round."""
+        net = self.run.network(step)[1]
+        return net, (self.run.masks(step) or Masks.whole(net)).smaller(net, share)
+
+    def given_teacher(self, config: TeacherConfig) -> tuple[str, nn.Module, Masks | None]:
+        """A teacher from another run, with its masks, or from a weight file."""
+        masks = None
         if config.run is not None:
             other = open_run(Path(config.run).expanduser())
             self.same_data(other, "teacher.run")
-            name, net = other.network("teacher")
+            step = other.teaching(config.step)
+            name, net = other.network(step)
+            masks = other.masks(step)
         else:
             assert config.model is not None, "the recipe's validator asks for both"
             assert config.weights is not None, "the recipe's validator asks for both"
@@ -142,7 +253,7 @@ class _Trainer:
             outputs = net(torch.zeros(1, 3, size, size)).shape[-1]
         if outputs != self.classes:
             raise RecipeError(f"the teacher {name} knows {outputs} classes, the data has {self.classes}")
-        return name, net
+        return name, net, masks
 
     def same_data(self, other: Run, key: str) -> None:
         """Whatever we take must have seen the same pixels, normalised alike, and none of our test or held-out images.
@@ -157,57 +268,75 @@ class _Trainer:
                 f"train the {key.partition('.')[0]} in this recipe, or make them equal"
             )
 
-    def network(
+    def network(self, plan: Plan) -> nn.Module:
+        """Train one network, or take it if it is done, here or in another run; frozen, compiled if asked."""
+        if not self.run.is_done(plan.step):
+            key = self.key(plan)
+            if self.device.first and (other := taken(self.run, plan.step, key, self.others)):
+                self.log.say(f"{plan.step}: taken from {other.folder}")
+            self.device.wait()
+            if not self.run.is_done(plan.step):
+                self.train(plan, key)
+        return self.finished(plan.step)
+
+    def key(self, plan: Plan) -> str:
+        """What the step's weights depend on, as a hash."""
+        schedule = self.recipe.schedule_for(plan.schedule).model_dump(mode="json")
+        settings = {"model": plan.model, "method": plan.method, "schedule": schedule, **plan.settings}
+        inputs = [self.run.figures(step).get("key") or self.digest(step) for step in plan.inputs]
+        return step_key(self.recipe, plan.step, settings, inputs)
+
+    def digest(self, step: str) -> str:
+        """What tells a network's weights from others, where they have no key."""
+        return checkpoint.digest(self.run.network(step)[1])
+
+    def fresh(self, plan: Plan) -> nn.Module:
+        """A network with random weights."""
+        return models.build(plan.model, self.classes, self.data.preprocess.size)
+
+    def train(self, plan: Plan, key: str) -> None:
+        """Train one network to the end and store it."""
+        torch.manual_seed(seed_for(self.recipe.seed, plan.step, "weights"))
+        net, masks = (self.fresh(plan), None) if plan.begin is None else plan.begin()
+        self.device.place(net.requires_grad_(requires_grad=True))
+        if masks is not None:
+            masks = masks.to(self.device.where)
+            masks.hold(net)
+        if self.device.compile:
+            torch._dynamo.reset()
+            net.compile()
+        kind, config = find(plan.method)
+        step = Step(
+            plan.step,
+            self.recipe.seed,
+            self.recipe.run_id(),
+            self.recipe.schedule_for(plan.schedule),
+            self.run.step(plan.step),
+            self.recipe.runtime.checkpoint_s,
+        )
+        split = self.data.train
+        batch_size = step.schedule.batch_size // self.device.world
+        seen = TrainingSet(split.labels, split.index, self.data.preprocess.size, batch_size)
+        with torch.random.fork_rng():
+            trained = kind(config, replace(plan.nets, student=net), seen)
+        self.device.place(trained)
+        held = None if masks is None else functools.partial(masks.apply, net)
+        train(step, trained, self.data, self.device, self.log, held)
+        teachers = [self.run.figures(name)["model"] for name in plan.inputs[: len(plan.nets.teachers)]]
+        name = trained.deployed_name(plan.model, tuple(teachers))
+        self.finish(plan.step, trained.deployable(), name, trained.other_heads(), key=key, masks=masks)
+
+    def finish(
         self,
         step: str,
+        net: nn.Module,
         model: str,
-        method: dict[str, Any],
-        schedule: dict[str, Any],
-        nets: Networks,
-        begin: Callable[[nn.Module], None] | None = None,
-    ) -> nn.Module:
-        """Train one network, or take it if it is done; frozen, compiled if asked.
-
-        Args:
-            step: teacher, student, residual1, ...
-            model: its name.
-            method: the method's name and settings.
-            schedule: what differs from the recipe's.
-            nets: teacher and earlier stages; the student in it is only a placeholder.
-            begin: gives the fresh network its first weights; default: they are random.
-        """
-        if not self.run.is_done(step):
-            torch.manual_seed(seed_for(self.recipe.seed, step, "weights"))
-            net = self.device.place(models.build(model, self.classes, self.data.preprocess.size))
-            if begin is not None:
-                begin(net)
-            if self.device.compile:
-                torch._dynamo.reset()
-                net.compile()
-            kind, config = find(method)
-            plan = Step(
-                step,
-                self.recipe.seed,
-                self.recipe.run_id(),
-                self.recipe.schedule_for(schedule),
-                self.run.step(step),
-                self.recipe.runtime.checkpoint_s,
-            )
-            split = self.data.train
-            batch_size = plan.schedule.batch_size // self.device.world
-            seen = TrainingSet(split.labels, split.index, self.data.preprocess.size, batch_size)
-            with torch.random.fork_rng():
-                trained = kind(config, replace(nets, student=net), seen)
-            self.device.place(trained)
-            train(plan, trained, self.data, self.device, self.log)
-            names = self.recipe.teachers_by_step() if nets.teachers else ()
-            teachers = tuple(self.run.network(name)[0] for name in names)
-            name = trained.deployed_name(model, teachers)
-            self.finish(step, trained.deployable(), name, trained.other_heads())
-        return self.ready(self.run.network(step)[1])
-
-    def finish(self, step: str, net: nn.Module, model: str, heads: dict[str, nn.Module] | None = None) -> None:
-        """Store a finished network and its figures on D_v, and those of its other heads."""
+        heads: dict[str, nn.Module] | None = None,
+        *,
+        key: str | None = None,
+        masks: Masks | None = None,
+    ) -> None:
+        """Store a finished network, its masks, and its figures on D_v and those of its other heads."""
         figures = self.dv_summary(step, self.dv_logits(net))
         if not math.isfinite(figures["energy"]):
             raise RecipeError(
@@ -216,12 +345,18 @@ class _Trainer:
             )
         if self.device.first:
             size = self.data.preprocess.size
-            noted: dict[str, Any] = {"model": model, "dv": figures}
+            noted: dict[str, Any] = {"model": model, "key": key or checkpoint.digest(net), "dv": figures}
             if heads:
                 noted["heads"] = {name: self.dv_summary(name, self.dv_logits(head)) for name, head in heads.items()}
-            self.run.finish(step, net, model, self.classes, noted, size)
+            if masks is not None:
+                noted["layers"] = [row.model_dump() for row in layers(masks.counts(net))]
+            self.run.finish(step, net, model, self.classes, noted, size, masks)
         self.device.wait()
         self.log.say(f"{step}: {model}: accuracy on D_v {figures['accuracy']:.2%}, energy {figures['energy']:.4f}")
+
+    def finished(self, step: str) -> nn.Module:
+        """A step's network, frozen, on the device."""
+        return self.ready(self.run.network(step)[1])
 
     def ready(self, net: nn.Module) -> nn.Module:
         """A finished network, frozen, on the device."""

@@ -164,3 +164,12 @@ def test_a_checkpoint_that_is_code_or_nothing_of_ours_is_refused(
     with pytest.raises(RecipeError, match="is not a checkpoint of this program"):
         load_checkpoint(path, CPU)
     assert not (tmp_path / "touched-by-a-pickle").exists()
+
+
+@pytest.mark.parametrize("kept", ["no JSON", '{"stem.1": "all"}', "[1]", '{"nowhere": [0]}'])
+def test_a_file_that_does_not_say_which_channels_were_kept_is_refused(tmp_path: Path, kept: str) -> None:
+    net = models.build("resnet8_0.125_a", 4)
+    about = {"model": "resnet8_0.125_a", "num_classes": "4", "size": "8", "kept": kept}
+    save_file(net.state_dict(), tmp_path / "network.safetensors", about)
+    with pytest.raises(RecipeError, match=r"which channels were kept|no such batch norm"):
+        load_network(tmp_path / "network.safetensors")

@@ -56,6 +56,11 @@ def test_a_phase_has_an_epoch_at_least_and_may_have_a_rate_of_its_own(tmp_path: 
     assert (found.schedule.epochs, found.schedule.lr) == (1, 0.01)
 
 
+def test_a_phase_ends_with_its_last_epoch_whichever_is_best_of_what_follows(tmp_path: Path) -> None:
+    found = before(plan(tmp_path, epochs=2, select="dv_loss"), Phase("init", method("ab"), 0.5))
+    assert found.schedule.select == "last"
+
+
 def test_both_benchmarks_phases_are_an_eighth_of_what_follows() -> None:
     phases = [method(name).phases()[0] for name in ("ab", "ft")]
     assert [(phase.name, phase.share, phase.lr) for phase in phases] == [("init", 0.125, None), ("init", 0.125, 0.01)]

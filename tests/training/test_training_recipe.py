@@ -12,7 +12,7 @@ from cascade.errors import RecipeError
 from tests.tiny_run import document
 from training import models
 from training.methods.base import find
-from training.recipe import Recipe, Schedule, Stop, load, parse
+from training.recipe import DESIGNED, Recipe, Schedule, Stop, load, parse
 
 pytestmark = pytest.mark.train
 
@@ -48,6 +48,29 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a bad value in a network's schedule": (
         {"teacher": {**TEACHER, "schedule": {"epochs": 0}}},
         r"teacher\.schedule\.epochs",
+    ),
+    "a step of no other run": (
+        {"teacher": {**TEACHER, "step": "teacher_round2"}},
+        "teacher.step is one of another run",
+    ),
+    "a design from a teacher that is not pruned": (
+        {"student": {"model": "designed", "method": VANILLA}},
+        "a designed student follows what pruning left",
+    ),
+    "a bad value in the schedule of pruning": (
+        {"teacher": {**TEACHER, "prune": {"schedule": {"epochs": 0}}}},
+        r"teacher\.prune\.schedule\.epochs",
+    ),
+    "a best epoch on samples that are trained on": (
+        {"data": {"name": "digits"}, "schedule": {"select": "dv_loss"}},
+        "schedule.select compares epochs on D_v",
+    ),
+    "a student that was cut to begin from": (
+        {
+            "student": {"model": "resnet8_a", "method": VANILLA, "slim": {"rate": 0.3}},
+            "residual": {"models": ["resnet8_a"], "start": "previous"},
+        },
+        "a student that was cut has no others",
     ),
     "no data": ({"data": None}, "data"),
     "no student": ({"student": None}, "student"),
@@ -97,11 +120,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 def test_every_published_recipe_names_networks_and_methods_that_exist(path: Path) -> None:
     recipe = load(path)
     assert recipe.teacher is not None
-    assert recipe.residual is not None
-    for model in (recipe.teacher.model, recipe.student.model, *recipe.residual.models):
-        models.build(str(model), 10)
-    for method in (recipe.teacher.method, recipe.student.method, recipe.residual.method):
-        find(method or {})
+    residual, prune = recipe.residual, recipe.teacher.prune
+    for model in {str(recipe.teacher.model), recipe.student.model, *(residual.models if residual else ())} - {DESIGNED}:
+        models.build(model, 10)
+    for part in (recipe.teacher, recipe.student, residual, prune):
+        find(part.method or {}) if part else None
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -225,6 +248,23 @@ def test_a_scaled_recipe_has_as_many_times_the_epochs_but_never_none_and_is_anot
     assert shrunk.run_id() != recipe.run_id()
     assert recipe.scaled(1.0).run_id() == recipe.run_id()
     assert parse(shrunk.model_dump(mode="json"), "recipe.json") == shrunk
+
+
+def test_scaling_reaches_pruning_and_slimming_too() -> None:
+    own = {"schedule": {"epochs": 40}}
+    recipe = parse(
+        document(
+            schedule={"epochs": 100},
+            teacher={**TEACHER, "prune": own},
+            student={**document()["student"], "slim": {"rate": 0.3, **own}},
+        ),
+        "tiny",
+    )
+    assert {part: schedule.get("epochs") for part, schedule in recipe.scaled(0.05).trained().items()} == {
+        **dict.fromkeys(recipe.trained()),
+        "teacher.prune": 2,
+        "student.slim": 2,
+    }
 
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, INFINITY, NAN])

@@ -14,6 +14,7 @@ from tests.tiny_run import tiny_recipe, train_tiny
 from tests.training.networks import same, state
 from training.evaluate import evaluate
 from training.models import Network
+from training.models.count import params
 from training.recipe import load
 from training.run import Run
 
@@ -107,6 +108,11 @@ def test_sequential_training_takes_the_body_of_another_run(reused: Run, tmp_path
         ({"method": {"name": "kd"}}, two(), "student: method 'kd' learns from one teacher, and the recipe has 2"),
         ({"method": {"name": "simkd"}, "start": "/nowhere"}, {}, "student: cannot read"),
         (
+            {"method": VANILLA, "slim": {"rate": 0.4, "floor": 1, "method": {"name": "simkd"}}},
+            {},
+            r"student\.slim: method 'simkd' makes simkd\(.* cannot say which channels were cut",
+        ),
+        (
             {"method": {"name": "simkd"}},
             {"residual": {"models": [SMALL], "stop": {"count": 1}, "start": "previous"}},
             "residual.start 'previous' .* say 'fresh'",
@@ -120,6 +126,28 @@ def test_what_cannot_work_fails_before_anything_is_made(
     with pytest.raises(RecipeError, match=message):
         trained(tmp_path / "run", {}, student, **{**data, **changes})
     assert not (tmp_path / "run").exists()
+
+
+def test_a_student_that_reuses_its_teacher_can_be_slimmed(reused: Run, tmp_path: Path) -> None:
+    slim = {"rate": 0.4, "floor": 1, "shared": True}
+    run = trained(tmp_path / "run", {"name": "simkd"}, {"slim": slim}, teacher={"run": str(reused.folder)})
+    name, net = run.network("student_slim")
+    assert name == run.network("student")[0] == f"simkd({SMALL}, {SMALL})"
+    assert params(net) < params(run.network("student")[1])
+    assert evaluate(run, quiet=True).dv.sums[-1].accuracy == run.figures("student_slim")["dv"]["accuracy"]
+
+
+def test_a_step_is_taken_where_it_began_from_the_same_weights_and_from_no_others(reused: Run, tmp_path: Path) -> None:
+    def begun(name: str, start: Path, reuse: tuple[Path, ...] = ()) -> Run:
+        student = {"model": SMALL, "method": VANILLA, "start": str(start)}
+        return train_tiny(tmp_path / name, **{**QUICK, "teacher": None, "student": student}, reuse=reuse)
+
+    first = begun("first", reused.folder)
+    again = begun("again", reused.folder, (first.folder,))
+    other = begun("other", first.folder, (first.folder,))
+    assert again.figures("student") == first.figures("student")
+    assert [(run.folder / "metrics.jsonl").exists() for run in (first, again, other)] == [True, False, True]
+    assert other.figures("student")["key"] != first.figures("student")["key"]
 
 
 def test_another_body_cannot_be_begun_from(reused: Run, tmp_path: Path) -> None:
@@ -141,11 +169,18 @@ def test_a_run_on_other_data_cannot_be_begun_from(reused: Run, tmp_path: Path) -
         (two(), "give a teacher"),
         (two(residual=None, exit={"reference": "T"}), "there is no teacher"),
         (two(residual=None, teachers=[{**TEACHER, "schedule": {"lr": 0}}]), "teacher1.schedule.lr"),
+        (two(residual=None, teachers=[{**TEACHER, "prune": {}}]), "prune each in a run of its own"),
     ],
 )
 def test_recipes_whose_teachers_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         tiny_recipe(**changes)
+
+
+def test_scaling_reaches_every_teacher() -> None:
+    own = {**TEACHER, "schedule": {"epochs": 40}}
+    recipe = tiny_recipe(**two(residual=None, teachers=[TEACHER, own]))
+    assert [teacher.schedule.get("epochs") for teacher in recipe.scaled(0.05).teachers] == [None, 2]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -237,7 +237,7 @@ def test_a_teacher_of_other_data_is_refused(tiny_run: Run, tmp_path: Path) -> No
 
 def test_a_run_without_a_teacher_gives_none(tmp_path: Path) -> None:
     quick(tmp_path / "alone", teacher=None, student={"model": SMALL, "method": VANILLA})
-    with pytest.raises(RecipeError, match="cannot read the network"):
+    with pytest.raises(RecipeError, match="has no finished teacher"):
         quick(tmp_path / "next", teacher={"run": str(tmp_path / "alone")})
 
 

@@ -9,6 +9,7 @@ Names:
     resnet50_cifar                  3x3 stem of stride 1
     resnet18_tiny_imagenetstem      the same two stems, for Tiny-ImageNet's 64 x 64 pixels
     resnet18dbl_st79_tiny_cifarstem
+    resnet18_49-85-140-198_cifar    any widths
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from training.models.families import family, one_of
 from training.models.resnet import BasicBlock, shortcut_of
 
 STEM = 64
+WIDTH = r"[1-9]\d*"
 STRIDES = (1, 2, 2, 2)
 WIDTHS = (64, 128, 256, 512)
 TINY_WIDTHS = {
@@ -96,12 +98,13 @@ def four_stages(depth: int, widths: tuple[int, ...], stem_kind: str, num_classes
 
 
 @family(
-    rf"resnet({one_of(BLOCKS)})_(imagenet|cifar)",
+    rf"resnet({one_of(BLOCKS)})_(?:({WIDTH}(?:-{WIDTH}){{3}})_)?(imagenet|cifar)",
     *("resnet18_imagenet", "resnet34_imagenet", "resnet50_imagenet", "resnet101_imagenet", "resnet50_cifar"),
 )
 def plain_widths(name: re.Match[str], num_classes: int, size: int) -> nn.Module:
-    """resnet<depth>_<stem>."""
-    return four_stages(int(name[1]), WIDTHS, name[2], num_classes)
+    """resnet<depth>[_<widths>]_<stem>."""
+    widths = WIDTHS if name[2] is None else tuple(map(int, name[2].split("-")))
+    return four_stages(int(name[1]), widths, name[3], num_classes)
 
 
 @family(

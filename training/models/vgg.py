@@ -6,6 +6,7 @@ Names:
     vgg8, vgg13                 of "Contrastive Representation Distillation", 2020: the last map is 4x4
     vgg19_prd, vgg19_st36_prd   of "Prune Your Model Before Distill It", 2022: STn is what pruning n % left, CL is
                                 narrower by hand, DBL is wider
+    vgg_8-8_16-16_prd           the same with the widths in the name: a bar is a pool, so `_` begins a block
     vgg11_fc4096, vgg16_tiny    a fifth pool and two hidden layers: a fixed size of images
 """
 
@@ -65,10 +66,14 @@ def convolutions(plan: str, *, last_pool: bool = True) -> tuple[nn.Module, list[
     return stages[0], stages[1:], channels
 
 
-@family(one_of(PRD), *PRD)
+AVERAGED = rf"{one_of(PRD)}|vgg_([1-9]\d*(?:[-_][1-9]\d*)*)_prd"
+
+
+@family(AVERAGED, *PRD)
 def pruned_plans(name: re.Match[str], num_classes: int, size: int) -> nn.Module:
-    """Four pools, an average over what is left, one linear layer."""
-    return initialise(Network(*convolutions(PRD[name[0]]), num_classes))
+    """A pool before each block but the first, an average over what is left, one linear layer."""
+    plan = PRD[name[0]] if name[1] is None else name[1].replace("-", " ").replace("_", " | ")
+    return initialise(Network(*convolutions(plan), num_classes))
 
 
 @family(one_of(CRD), *CRD)

@@ -1,0 +1,1 @@
+"""Taking weights and channels out of a network: one criterion a file, and what removes them."""

@@ -1,0 +1,49 @@
+"""Steps of other runs that need not be trained again, since they and all before them are the same.
+
+A step's key is a hash of all that its weights depend on: seed, data, network, method, schedule, and the keys of the
+steps that it learned from. It is not the run's id, so recipes that differ in a student share their teacher, and a
+teacher of two rounds of pruning is found in a run of seven.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+from training import checkpoint
+from training.recipe import Recipe
+from training.run import Run
+
+
+def step_key(recipe: Recipe, step: str, settings: dict[str, Any], inputs: Sequence[str]) -> str:
+    """The key of a step, 16 hex digits.
+
+    Args:
+        recipe: of the run; its seed and data count, what it runs on does not.
+        step: its name, which its random numbers depend on.
+        settings: model, method, whole schedule, and whatever else is particular to it.
+        inputs: keys of the steps that it learns from or begins with, in order.
+    """
+    data = recipe.data.model_dump(mode="json", exclude={"root"})
+    parts = {"seed": recipe.seed, "data": data, "step": step, "settings": settings, "inputs": list(inputs)}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def taken(run: Run, step: str, key: str, others: Sequence[Run]) -> Run | None:
+    """Copy a finished step of the same key from the first of other runs that has it.
+
+    Returns:
+        The run it was in; None if none of them has it.
+    """
+    for other in others:
+        if other.is_done(step) and other.figures(step).get("key") == key:
+            there, here = other.step(step), run.step(step)
+            here.mkdir(parents=True, exist_ok=True)
+            for path in sorted(there.glob("*.safetensors")):
+                shutil.copyfile(path, here / path.name)
+            checkpoint.write_json(here / "step.json", other.figures(step))
+            return other
+    return None
