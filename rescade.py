@@ -27,6 +27,7 @@ VERBS = {
     "sparsity": ("training.__main__", "sparsity_command", "Say what pruning left of a run's teacher."),
     "methods": ("training.__main__", "methods_command", "List the training methods."),
     "models": ("training.__main__", "models_command", "List the networks, with their cost."),
+    "reuse": ("training.__main__", "reuse_command", "Count what SimKD would serve of a student and its teachers."),
     "export": ("export.__main__", "export_command", "Make a bundle of a finished run."),
     "calibrate": (
         "export.__main__",

@@ -1,4 +1,4 @@
-"""`python -m training train | evaluate | sparsity | methods | models`, also as `rescade train`, ..."""
+"""`python -m training train | evaluate | sparsity | methods | models | reuse`, also as `rescade train`, ..."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from training.evaluate import evaluate
 from training.methods.base import METHODS, described, import_all
 from training.models import SIZE
 from training.models.listing import listing
+from training.models.reuse_cost import reuse_cost
+from training.models.reused import parsed
 from training.pruning.sparsity import sparsity_of, sparsity_table
 from training.recipe import load
 from training.run import open_run
 from training.steps import run_recipe
-from training.table import accuracy_table, network_line
+from training.table import accuracy_table, network_line, reuse_lines
 
 
 @click.group()
@@ -110,6 +112,22 @@ def models_command(pattern: str, classes: int, size: int, *, as_json: bool) -> N
         click.echo(json.dumps(found, indent=2))
     if not found:
         raise click.ClickException(f"no network's name matches {pattern!r}: quote it, or see `rescade models`")
+
+
+@main.command("reuse")
+@click.argument("student")
+@click.argument("teachers", nargs=-1, required=True)
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="As under method: reduction, stages, ...")
+@click.option("--classes", type=click.IntRange(1), default=100, show_default=True, help="Number of classes.")
+@click.option("--size", type=click.IntRange(1), default=SIZE, show_default=True, help="Pixels a side.")
+def reuse_command(student: str, teachers: tuple[str, ...], settings: tuple[str, ...], classes: int, size: int) -> None:
+    """Say what SimKD would serve for STUDENT and TEACHERS: parameters, pruning ratio and its cost."""
+    try:
+        found = reuse_cost(student, teachers, parsed(settings, "--set"), classes, size)
+    except CascadeError as error:
+        raise click.ClickException(str(error)) from error
+    for line in reuse_lines(found):
+        click.echo(line)
 
 
 if __name__ == "__main__":

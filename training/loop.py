@@ -267,14 +267,19 @@ class _Run:
             self.method.load_state_dict(self.best["method"])
 
     def dv_figures(self) -> dict[str, float]:
-        """Accuracy on D_v, in [0, 1], of what would be deployed and all stages before it; the loss where it counts."""
-        if self.earlier is None and self.method.nets.earlier:
-            self.earlier = running_sums(logits_of(self.method.nets.earlier, self.data.dv, self.batches))[-1]
-        logits = logits_of([self.method.deployable()], self.data.dv, self.batches)[0]
-        total = logits if self.earlier is None else self.earlier + logits
-        labels = labels_of(self.data.dv)
+        """Accuracy on D_v, in [0, 1], of what would be deployed and of other heads; the loss where it counts."""
+        total, labels = self.dv_logits(self.method.deployable()), labels_of(self.data.dv)
         figures = {"dv/accuracy": accuracy(total, labels)}
+        for name, head in self.method.other_heads().items():
+            figures[f"dv/accuracy_{name}"] = accuracy(self.dv_logits(head), labels)
         if self.step.schedule.select == "dv_loss":
             loss = functional.cross_entropy(torch.from_numpy(total).double(), torch.from_numpy(labels))
             figures["dv/loss"] = float(loss)
         return figures
+
+    def dv_logits(self, net: nn.Module) -> Logits:
+        """Logits on D_v of a network, added to those of the stages before it."""
+        if self.earlier is None and self.method.nets.earlier:
+            self.earlier = running_sums(logits_of(self.method.nets.earlier, self.data.dv, self.batches))[-1]
+        logits = logits_of([net], self.data.dv, self.batches)[0]
+        return logits if self.earlier is None else self.earlier + logits

@@ -183,12 +183,14 @@ class NetworkConfig(Frozen):
         model: its name; `designed` is the dense network whose widths follow what pruning left of the teacher.
         method: the method's name and settings.
         schedule: what differs from the recipe's.
+        start: folder of a finished run whose student's body, all but what follows the last map, is where it begins.
         slim: cut its channels when it is trained, and train on; train it with the method `slimming`.
     """
 
     model: str
     method: dict[str, Any]
     schedule: dict[str, Any] = {}
+    start: str | None = None
     slim: SlimmingConfig | None = None
 
 
@@ -281,7 +283,10 @@ class ExitConfig(Frozen):
 
 
 class Recipe(Frozen):
-    """A whole run: data, teacher, first student, res-students, exit rule."""
+    """A whole run: data, teacher, first student, res-students, exit rule.
+
+    `teachers` are for methods that learn from several; a recipe has those or one `teacher`.
+    """
 
     name: Name
     seed: int = 0
@@ -289,12 +294,19 @@ class Recipe(Frozen):
     runtime: Runtime = Runtime()
     schedule: Schedule = Schedule()
     teacher: TeacherConfig | None = None
+    teachers: tuple[TeacherConfig, ...] = ()
     student: NetworkConfig
     residual: ResidualConfig | None = None
     exit: ExitConfig = ExitConfig()
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
+        if self.teacher is not None and self.teachers:
+            raise ValueError("there are both a teacher and teachers: give one of them")
+        if any(teacher.prune for teacher in self.teachers):
+            raise ValueError(
+                "teachers are not pruned here: prune each in a run of its own, and take it by teachers.run"
+            )
         if self.residual is not None and self.teacher is None:
             raise ValueError("res-students learn what the student lacks of a teacher: give a teacher")
         if self.exit.reference == "T" and self.exit.threshold is None and self.teacher is None:
@@ -316,7 +328,7 @@ class Recipe(Frozen):
         """The schedule settings of all that is trained, by where they are in the recipe."""
         teacher, student = self.teacher, self.student
         parts = {
-            "teacher": teacher,
+            **self.teachers_by_step(),
             "teacher.prune": None if teacher is None else teacher.prune,
             "student": student,
             "student.slim": student.slim,
@@ -339,6 +351,12 @@ class Recipe(Frozen):
                 f"be the same network of ours, not {', '.join(sorted(names))}: name one, or say 'fresh'"
             )
         return self
+
+    def teachers_by_step(self) -> dict[str, TeacherConfig]:
+        """Each teacher under the name of its step: `teacher`, or `teacher1`, `teacher2`, ... of several."""
+        if self.teacher is not None:
+            return {"teacher": self.teacher}
+        return {f"teacher{number}": config for number, config in enumerate(self.teachers, 1)}
 
     def schedule_for(self, overrides: dict[str, Any]) -> Schedule:
         """The recipe's schedule with a network's own settings over it."""
@@ -365,6 +383,7 @@ class Recipe(Frozen):
 
         parts = {"teacher": self.teacher, "student": self.student, "residual": self.residual}
         changes: dict[str, Any] = {name: inside(part) for name, part in parts.items() if part is not None}
+        changes["teachers"] = tuple(inside(teacher) for teacher in self.teachers)
         return self.model_copy(update={**changes, "schedule": self.schedule.model_copy(update=scaled({}))})
 
     def run_id(self) -> str:

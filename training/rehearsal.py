@@ -1,10 +1,15 @@
-"""A recipe tried before it is run: every network and method made once, for images of the recipe's size, two classes."""
+"""Every network and method of a recipe, made once: what does not fit fails before the first hour, not after it.
+
+What pruning will leave is not known yet: a designed student is that of the teacher as it is before its rounds.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,91 +18,158 @@ from cascade.errors import RecipeError
 from training import models
 from training.methods.base import Networks, TrainingSet, find
 from training.models.count import macs
+from training.models.shapes import output_shape
 from training.pruning import slimming
+from training.pruning.cut import kept_of
 from training.pruning.design import designed
 from training.pruning.magnitude import Masks
-from training.recipe import (
-    DESIGNED,
-    MagnitudeConfig,
-    NetworkConfig,
-    Recipe,
-    ResidualConfig,
-    SlimmingConfig,
-    TeacherConfig,
-)
+from training.recipe import DESIGNED, Recipe, TeacherConfig
 from training.run import Run, open_run
+from training.start import take_body
 
-Part = TeacherConfig | MagnitudeConfig | NetworkConfig | SlimmingConfig | ResidualConfig
+
+@dataclass(frozen=True)
+class Actor:
+    """A network of the recipe.
+
+    Attributes:
+        name: it is built from.
+        net: itself.
+        deployed: what of it would be served: the same, unless its method says other.
+        masks: which of its weights earlier pruning left; None where it is whole.
+    """
+
+    name: str
+    net: nn.Module
+    deployed: str
+    masks: Masks | None = None
 
 
 def rehearse(recipe: Recipe, folder: Path) -> None:
-    """Make every network and method once, to fail before the first hour of training, not after it.
-
-    What pruning will leave is not known yet: a designed student is that of the teacher as it is before its rounds.
+    """Make every network and method of a recipe.
 
     Args:
         recipe: checked.
-        folder: of the run, which may have begun.
+        folder: of the run; a teacher from another run is read from here once it has been taken.
 
     Raises:
-        RecipeError: a part of it does not work; says which.
+        RecipeError: names the part that does not fit.
     """
-    size, config = recipe.data.size, recipe.student
-    name, teacher, masks = _teacher(recipe, Run(folder, recipe))
-    if recipe.teacher is not None and recipe.teacher.prune is not None:
+    ours = Run(folder, recipe)
+    configs = recipe.teachers_by_step()
+    known = {step: _of_a_run(step, config, ours) for step, config in configs.items() if config.run is not None}
+    size = recipe.data.size
+    classes = max((output_shape(actor.net, 3, size, size)[0] for actor in known.values()), default=2)
+    stage = _Stage(recipe, classes)
+    teachers = [known[step] if step in known else stage.teacher(step, config) for step, config in configs.items()]
+    if recipe.teacher is not None and (prune := recipe.teacher.prune) is not None:
         with _part("teacher.prune"):
-            _method(recipe, recipe.teacher.prune, Networks(teacher))
-    with _part("student"):
-        model = config.model
-        if model == DESIGNED:
-            model = designed(name, teacher, (masks or Masks.whole(teacher)).counts(teacher))
-        given = None if recipe.teacher is None else teacher
-        student = _network(model, size)
-        _method(recipe, config, Networks(student, given))
-    if (slim := config.slim) is not None:
-        with _part("student.slim"):
-            student = slimming.slim(_network(model, size), slim.rate, size, floor=slim.floor, shared=slim.shared)
-            _method(recipe, slim, Networks(student, given))
+            stage.actor(teachers[0].name, teachers[0].net, prune.method, prune.schedule, [])
+    student = stage.student(teachers)
     if recipe.residual is not None:
+        if recipe.residual.start == "previous" and student.deployed != student.name:
+            raise RecipeError(
+                f"residual.start 'previous' hands the student's weights on, and what its method makes of it is another "
+                f"network, {student.deployed}: say 'fresh'"
+            )
+        method, schedule = recipe.residual.method, recipe.residual.schedule
         for model in recipe.residual.models:
             with _part("residual"):
-                _method(recipe, recipe.residual, Networks(_network(model, size), given, (student,)))
+                stage.actor(model, stage.network(model), method, schedule, teachers, earlier=(student.net,))
 
 
-def _teacher(recipe: Recipe, ours: Run) -> tuple[str, nn.Module, Masks | None]:
-    """The teacher before our rounds of pruning: its name, itself, and what earlier ones left; a stand-in for none.
-
-    That of another run is our copy of it where there is one, because the other run may be gone by now.
-    """
-    config = recipe.teacher
-    if config is None:
-        return "", nn.Identity(), None
-    if config.run is not None:
-        run, step = ours, "teacher"
-        if not ours.is_done(step):
-            run = open_run(Path(config.run).expanduser())
-            step = run.teaching(config.step)
-        return *run.network(step), run.masks(step)
-    assert config.model is not None, "the recipe's validator asks for one of run and model"
-    with _part("teacher"):
-        net = _network(config.model, recipe.data.size)
-        _method(recipe, config, Networks(net))
-    return config.model, net, None
+def _of_a_run(step: str, config: TeacherConfig, ours: Run) -> Actor:
+    """Our copy of it where there is one, because the other run may be gone by now."""
+    run = ours
+    if not ours.is_done(step):
+        run = open_run(Path(config.run or "").expanduser())
+        step = run.teaching(config.step)
+    name, net = run.network(step)
+    return Actor(name, net, name, run.masks(step))
 
 
-def _network(model: str, size: int) -> nn.Module:
-    """A network, once it has seen an image."""
-    net = models.build(model, 2, size)
-    macs(net, size)
-    return net
+@dataclass(frozen=True)
+class _Stage:
+    """Where networks are made: for which images, and how many classes."""
 
+    recipe: Recipe
+    classes: int
 
-def _method(recipe: Recipe, config: Part, nets: Networks) -> None:
-    """Make the method of a part that has one."""
-    if config.method is not None:
-        kind, settings = find(config.method)
-        batch_size = recipe.schedule_for(config.schedule).batch_size
-        kind(settings, nets, TrainingSet(torch.arange(2), torch.arange(2), recipe.data.size, batch_size))
+    def teacher(self, step: str, config: TeacherConfig) -> Actor:
+        """A teacher that is trained here, or loaded from a file, which takes no method."""
+        assert config.model is not None, "the recipe's validator asks for a model where there is no run"
+        with _part(step):
+            net = self.network(config.model)
+            if config.method is None:
+                return Actor(config.model, net, config.model)
+            return self.actor(config.model, net, config.method, config.schedule, [])
+
+    def student(self, teachers: list[Actor]) -> Actor:
+        """The first student, cut if the recipe says so."""
+        config = self.recipe.student
+        with _part("student"):
+            model = self.design(teachers[0]) if config.model == DESIGNED else config.model
+            net = self.network(model)
+            started = config.start is not None
+            if config.start is not None:
+                take_body(open_run(Path(config.start).expanduser()).network("student")[1], net)
+            student = self.actor(model, net, config.method, config.schedule, teachers, started=started)
+        if (slim := config.slim) is None:
+            return student
+        with _part("student.slim"):
+            net, size = self.network(student.deployed), self.recipe.data.size
+            net = slimming.slim(net, slim.rate, size, floor=slim.floor, shared=slim.shared)
+            return self.actor(student.deployed, net, slim.method, slim.schedule, teachers, started=True)
+
+    def design(self, teacher: Actor) -> str:
+        """The student that a teacher asks for."""
+        masks = teacher.masks or Masks.whole(teacher.net)
+        return designed(teacher.name, teacher.net, masks.counts(teacher.net))
+
+    def network(self, model: str) -> nn.Module:
+        """A network, once it has seen an image."""
+        net = models.build(model, self.classes, self.recipe.data.size)
+        macs(net, self.recipe.data.size)
+        return net
+
+    def actor(
+        self,
+        model: str,
+        net: nn.Module,
+        method: dict[str, Any],
+        schedule: dict[str, Any],
+        teachers: list[Actor],
+        *,
+        earlier: tuple[nn.Module, ...] = (),
+        started: bool = False,
+    ) -> Actor:
+        """A network in its method, and what that would deploy.
+
+        Args:
+            model: its name.
+            net: itself.
+            method: the method's name and settings.
+            schedule: what differs from the recipe's.
+            teachers: that it learns from.
+            earlier: stages before it.
+            started: whether its body has been trained.
+        """
+        kind, config = find(method)
+        if kind.needs_start and not started:
+            raise RecipeError(f"method {kind.name!r} trains what comes after a finished body: give student.start")
+        nets = [actor.net for actor in teachers]
+        batch_size = self.recipe.schedule_for(schedule).batch_size
+        data = TrainingSet(torch.arange(2), torch.arange(2), self.recipe.data.size, batch_size)
+        made = kind(config, Networks(net, nets[0] if nets else None, earlier, tuple(nets[1:])), data)
+        deployed = made.deployed_name(model, tuple(actor.name for actor in teachers))
+        if deployed != model:
+            if kept_of(net) is not None:
+                raise RecipeError(
+                    f"method {kind.name!r} makes {deployed} of the student, and that name cannot say which channels "
+                    "were cut before: take a method that keeps the student as it is"
+                )
+            self.network(deployed)
+        return Actor(model, net, deployed)
 
 
 @contextmanager

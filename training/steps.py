@@ -34,6 +34,7 @@ from training.recipe import DESIGNED, MagnitudeConfig, Recipe, TeacherConfig
 from training.rehearsal import rehearse
 from training.reuse import step_key, taken
 from training.run import Run, create, open_run
+from training.start import begin_from, take_body
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Plan:
         method: the method's name and settings.
         schedule: what differs from the recipe's.
         nets: teacher and earlier stages; the student in it is only a placeholder.
-        inputs: the steps that it learns from or begins with, in order.
+        inputs: the steps that it learns from or begins with, in order; teachers come first.
         begin: makes the network to train, where that is not a fresh one; with the masks that hold for it.
         settings: what else its weights depend on.
     """
@@ -88,19 +89,6 @@ def run_recipe(recipe: Recipe, folder: Path, *, quiet: bool = False, reuse: Sequ
         return _Trainer(Run(folder, recipe), data, device, log, others).everything()
 
 
-def begin_from(start: nn.Module, net: nn.Module) -> None:
-    """Give a network another one's body, and a classifier of zeros, so that it begins by changing nothing.
-
-    What the stages before leave is too little to learn features from, where there are none yet: from random weights, a
-    res-student whose labels judge the sum may stay near zero for as long as the learning rate is high.
-    """
-    classifier = net.classifier
-    assert isinstance(classifier, nn.Linear), "recipes allow this for networks of ours alone"
-    net.load_state_dict(start.state_dict())
-    nn.init.zeros_(classifier.weight)
-    nn.init.zeros_(classifier.bias)
-
-
 class _Trainer:
     """The steps of one run."""
 
@@ -112,15 +100,16 @@ class _Trainer:
 
     def everything(self) -> Run:
         """Algorithm 1."""
-        teaching, teacher = self.teacher()
-        first = self.student(teaching, teacher)
+        steps = tuple(self.teacher(step, config) for step, config in self.recipe.teachers_by_step().items())
+        teachers = [self.finished(step) for step in steps]
+        nets = Networks(nn.Identity(), teachers[0] if teachers else None, more_teachers=tuple(teachers[1:]))
+        first = self.student(steps, nets)
         names, stages = [first], [self.finished(first)]
         if self.recipe.residual is not None:
-            assert teaching is not None, "the recipe's validator asks for one"
-            assert teacher is not None, "the recipe's validator asks for one"
-            self.residuals(teaching, teacher, names, stages)
+            assert self.recipe.teacher is not None, "the recipe's validator asks for one"
+            self.residuals(steps[0], teachers[0], names, stages)
         if self.device.first:
-            named = {} if teaching is None else {"teacher": teaching}
+            named = {} if self.recipe.teacher is None else {"teacher": steps[0]}
             checkpoint.write_json(self.run.folder / "cascade.json", {"stages": names, **named})
         self.device.wait()
         return self.run
@@ -144,7 +133,9 @@ class _Trainer:
             step = f"residual{number}"
             plan = Plan(step, model, config.method, config.schedule, nets, (teaching, *names))
             if config.start == "previous":
-                plan = replace(plan, begin=self.beginning(plan, stages[-1]), settings={"start": config.start})
+                plan = replace(
+                    plan, begin=self.beginning(plan, stages[-1], begin_from), settings={"start": config.start}
+                )
             stages.append(self.network(plan))
             names.append(step)
             total = running_sums([self.dv_logits(stage) for stage in stages])[-1]
@@ -156,22 +147,39 @@ class _Trainer:
             if config.stop.done(number, figures["energy"], teacher_energy):
                 return
 
-    def beginning(self, plan: Plan, start: nn.Module) -> Callable[[], tuple[nn.Module, None]]:
-        """Begins a network from another's body."""
+    def beginning(
+        self, plan: Plan, start: nn.Module, give: Callable[[nn.Module, nn.Module], None]
+    ) -> Callable[[], tuple[nn.Module, None]]:
+        """Begins a network from another one's weights, as far as `give` hands them on."""
 
         def begin() -> tuple[nn.Module, None]:
             net = self.fresh(plan)
-            begin_from(start, net)
+            give(start, net)
             return net, None
 
         return begin
 
-    def student(self, teaching: str | None, teacher: nn.Module | None) -> str:
-        """Train the student, and cut its channels if the recipe says so; gives the step that has it."""
+    def start(self, folder: str) -> nn.Module:
+        """The finished student of another run."""
+        other = open_run(Path(folder).expanduser())
+        self.same_data(other, "student.start")
+        return other.network("student")[1]
+
+    def student(self, teaching: tuple[str, ...], nets: Networks) -> str:
+        """Train the student, and cut its channels if the recipe says so; gives the step that has it.
+
+        Args:
+            teaching: the teachers' steps.
+            nets: what they hold.
+        """
         config = self.recipe.student
-        inputs, nets = (() if teaching is None else (teaching,)), Networks(nn.Identity(), teacher)
-        model = config.model if config.model != DESIGNED else self.design(teaching)
-        self.network(Plan("student", model, config.method, config.schedule, nets, inputs))
+        model = config.model if config.model != DESIGNED else self.design(teaching[0])
+        plan = Plan("student", model, config.method, config.schedule, nets, teaching)
+        if config.start is not None and not self.run.is_done("student"):
+            start = self.start(config.start)
+            settings = {"start": checkpoint.digest(start)}
+            plan = replace(plan, begin=self.beginning(plan, start, take_body), settings=settings)
+        self.network(plan)
         if config.slim is None:
             return "student"
         slim = config.slim
@@ -182,13 +190,13 @@ class _Trainer:
             return slimming.slim(net, slim.rate, size, floor=slim.floor, shared=slim.shared), None
 
         how = slim.model_dump(mode="json", include={"rate", "floor", "shared"})
-        plan = Plan("student_slim", model, slim.method, slim.schedule, nets, (*inputs, "student"), begin, how)
+        model = self.run.figures("student")["model"]
+        plan = Plan("student_slim", model, slim.method, slim.schedule, nets, (*teaching, "student"), begin, how)
         self.network(plan)
         return "student_slim"
 
-    def design(self, teaching: str | None) -> str:
+    def design(self, teaching: str) -> str:
         """The network that the pruned teacher asks for."""
-        assert teaching is not None, "the recipe's validator asks for a teacher"
         masks = self.run.masks(teaching)
         if masks is None:
             raise RecipeError(
@@ -197,20 +205,16 @@ class _Trainer:
         name, net = self.run.network(teaching)
         return designed(name, net, masks.counts(net))
 
-    def teacher(self) -> tuple[str | None, nn.Module | None]:
-        """Train, take or load the teacher, and prune it if the recipe says so; gives its step and itself, frozen."""
-        config = self.recipe.teacher
-        if config is None:
-            return None, None
+    def teacher(self, step: str, config: TeacherConfig) -> str:
+        """Train, take or load a teacher, and prune it if the recipe says so; gives the step whose network teaches."""
         if config.method is not None and config.model is not None:
             nets = Networks(nn.Identity())
-            self.network(Plan("teacher", config.model, config.method, config.schedule, nets))
-        elif not self.run.is_done("teacher"):
+            self.network(Plan(step, config.model, config.method, config.schedule, nets))
+        elif not self.run.is_done(step):
             name, net, masks = self.given_teacher(config)
             self.device.place(net)
-            self.finish("teacher", net, name, masks=masks)
-        step = "teacher" if config.prune is None else self.pruned(config.prune)
-        return step, self.finished(step)
+            self.finish(step, net, name, masks=masks)
+        return step if config.prune is None else self.pruned(config.prune)
 
     def pruned(self, config: MagnitudeConfig) -> str:
         """Prune the teacher round by round, training after each; every round's network is kept."""
@@ -233,7 +237,7 @@ class _Trainer:
         masks = None
         if config.run is not None:
             other = open_run(Path(config.run).expanduser())
-            self.same_data(other)
+            self.same_data(other, "teacher.run")
             step = other.teaching(config.step)
             name, net = other.network(step)
             masks = other.masks(step)
@@ -251,8 +255,8 @@ class _Trainer:
             raise RecipeError(f"the teacher {name} knows {outputs} classes, the data has {self.classes}")
         return name, net, masks
 
-    def same_data(self, other: Run) -> None:
-        """A teacher must have seen the same pixels, normalised the same way, and none of our test or held-out images.
+    def same_data(self, other: Run, key: str) -> None:
+        """Whatever we take must have seen the same pixels, normalised alike, and none of our test or held-out images.
 
         Raises:
             RecipeError: its run's data differ.
@@ -260,8 +264,8 @@ class _Trainer:
         ours, theirs = (run.recipe.data.model_dump(exclude={"augment", "root"}) for run in (self.run, other))
         if differ := sorted(key for key in ours if ours[key] != theirs[key]):
             raise RecipeError(
-                f"teacher.run {other.folder} was trained on other data: data.{', data.'.join(differ)} differ; "
-                "train the teacher in this recipe, or make them equal"
+                f"{key} {other.folder} was trained on other data: data.{', data.'.join(differ)} differ; "
+                f"train the {key.partition('.')[0]} in this recipe, or make them equal"
             )
 
     def network(self, plan: Plan) -> nn.Module:
@@ -314,16 +318,25 @@ class _Trainer:
         batch_size = step.schedule.batch_size // self.device.world
         seen = TrainingSet(split.labels, split.index, self.data.preprocess.size, batch_size)
         with torch.random.fork_rng():
-            trained = kind(config, Networks(net, plan.nets.teacher, plan.nets.earlier), seen)
+            trained = kind(config, replace(plan.nets, student=net), seen)
         self.device.place(trained)
         held = None if masks is None else functools.partial(masks.apply, net)
         train(step, trained, self.data, self.device, self.log, held)
-        self.finish(plan.step, trained.deployable(), plan.model, key=key, masks=masks)
+        teachers = [self.run.figures(name)["model"] for name in plan.inputs[: len(plan.nets.teachers)]]
+        name = trained.deployed_name(plan.model, tuple(teachers))
+        self.finish(plan.step, trained.deployable(), name, trained.other_heads(), key=key, masks=masks)
 
     def finish(
-        self, step: str, net: nn.Module, model: str, *, key: str | None = None, masks: Masks | None = None
+        self,
+        step: str,
+        net: nn.Module,
+        model: str,
+        heads: dict[str, nn.Module] | None = None,
+        *,
+        key: str | None = None,
+        masks: Masks | None = None,
     ) -> None:
-        """Store a finished network, its masks, and its figures on D_v."""
+        """Store a finished network, its masks, and its figures on D_v and those of its other heads."""
         figures = self.dv_summary(step, self.dv_logits(net))
         if not math.isfinite(figures["energy"]):
             raise RecipeError(
@@ -333,6 +346,8 @@ class _Trainer:
         if self.device.first:
             size = self.data.preprocess.size
             noted: dict[str, Any] = {"model": model, "key": key or checkpoint.digest(net), "dv": figures}
+            if heads:
+                noted["heads"] = {name: self.dv_summary(name, self.dv_logits(head)) for name, head in heads.items()}
             if masks is not None:
                 noted["layers"] = [row.model_dump() for row in layers(masks.counts(net))]
             self.run.finish(step, net, model, self.classes, noted, size, masks)

@@ -7,6 +7,7 @@ from rich.table import Table
 from cascade.table import HEADER, exits_line, rows
 from training.evaluate import Evaluation, SweepRow
 from training.models.listing import Listed
+from training.models.reuse_cost import ReuseCost
 
 
 def accuracy_table(evaluation: Evaluation) -> list[Table]:
@@ -31,6 +32,23 @@ def network_line(network: Listed) -> str:
         f"{value / 1e6:11.3f} M" if value is not None else f"{'-':>13}" for value in (network.params, network.macs)
     )
     return f"{network.name:34} {network.family:16} {' '.join(counts)}"
+
+
+def reuse_lines(cost: ReuseCost) -> list[str]:
+    """Parameters of the parts, then the three shares that the paper prints."""
+    counts = {
+        "student": cost.student,
+        "projector": cost.projectors,
+        "reused of the teacher": cost.reused,
+        "deployed": cost.deployed,
+        "teacher": cost.teacher,
+    }
+    shares = (("pruning ratio", cost.pruning_ratio), ("of it given up", cost.cost))
+    return [
+        *(f"{name:24} {value / 1e6:9.3f} M" for name, value in counts.items()),
+        *(f"{name:24} {share:9.2%} of the teacher" for name, share in shares),
+        f"{'projector':24} {cost.projector_share:9.2%} of the student",
+    ]
 
 
 def _sweep_table(name: str, sweep: tuple[SweepRow, ...]) -> Table:

@@ -297,10 +297,12 @@ def residual(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_two_epochs_on_digits_end_well(name: str, tmp_path: Path) -> None:
-    if name == "res_kd":
-        run = quick(tmp_path / "run", residual=residual(name))
-    else:
-        run = quick(tmp_path / "run", student={"model": SMALL, "method": {"name": name}})
+    student: dict[str, Any] = {"model": SMALL, "method": {"name": name}}
+    if METHODS[name].needs_start:
+        start = quick(tmp_path / "start", student={"model": SMALL, "method": {"name": "vanilla"}})
+        student["start"] = str(start.folder)
+    changes = {"residual": residual(name)} if name == "res_kd" else {"student": student}
+    run = quick(tmp_path / "run", **changes)
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert {line["epoch"] for line in lines if line["step"] == run.stages()[-1]} == {1, 2}
     assert all(math.isfinite(value) for line in lines for key, value in line.items() if key.startswith("loss/"))

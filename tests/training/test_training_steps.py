@@ -24,7 +24,8 @@ from training import models
 from training.data import Batches, load
 from training.evaluate import evaluate, logits_of
 from training.run import Run, create, open_run
-from training.steps import begin_from, run_recipe
+from training.start import begin_from
+from training.steps import run_recipe
 
 pytestmark = pytest.mark.train
 

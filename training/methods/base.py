@@ -1,7 +1,8 @@
 """What a method is: named losses over a small record of networks.
 
 A method says up to six things: its `Config`, its `losses`, what is `trainable`, whether the `teacher_learns`, what is
-`deployable`, and which `phases` come before. Drop a module into this package and it is found; nothing else is edited.
+`deployable`, with its `deployed_name` where that is another network than the student, and which `phases` come before.
+Drop a module into this package and it is found; nothing else is edited.
 """
 
 from __future__ import annotations
@@ -43,11 +44,18 @@ class Networks:
         student: the one to train.
         teacher: frozen, in eval mode; None where a recipe has none.
         earlier: the stages before this one, S_0, R_1, ..., frozen, in eval mode.
+        more_teachers: those after the first, for methods that learn from several.
     """
 
     student: nn.Module
     teacher: nn.Module | None = None
     earlier: tuple[nn.Module, ...] = field(default=())
+    more_teachers: tuple[nn.Module, ...] = field(default=())
+
+    @property
+    def teachers(self) -> tuple[nn.Module, ...]:
+        """All of them."""
+        return (() if self.teacher is None else (self.teacher,)) + self.more_teachers
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,12 @@ class Method(nn.Module):
         nets: student, teacher, earlier stages.
         data: what it will be trained on.
 
+    Attributes:
+        needs_teacher: whether it cannot do without one.
+        teacher_learns: whether it moves the teacher.
+        takes_several_teachers: whether it has a use for `Networks.more_teachers`.
+        needs_start: whether it wants a student whose body another run has trained.
+
     Raises:
         RecipeError: the method needs a network that is not there, or cannot work with those that are.
     """
@@ -91,11 +105,15 @@ class Method(nn.Module):
     name: ClassVar[str]
     needs_teacher: ClassVar[bool] = True
     teacher_learns: ClassVar[bool] = False
+    takes_several_teachers: ClassVar[bool] = False
+    needs_start: ClassVar[bool] = False
 
     def __init__(self, config: Any, nets: Networks, data: TrainingSet) -> None:
         super().__init__()
         if self.needs_teacher and nets.teacher is None:
             raise RecipeError(f"method {self.name!r} needs a teacher, and the recipe has none")
+        if nets.more_teachers and not self.takes_several_teachers:
+            raise RecipeError(f"method {self.name!r} learns from one teacher, and the recipe has {len(nets.teachers)}")
         self.config = config
         self.nets = nets
         self.data = data
@@ -108,6 +126,14 @@ class Method(nn.Module):
     def trainable(self) -> Iterator[nn.Parameter]:
         """What the optimiser moves; default: whatever of the student and the helpers asks for a gradient."""
         return (parameter for parameter in self.parameters() if parameter.requires_grad)
+
+    def deployed_name(self, student: str, teachers: tuple[str, ...]) -> str:
+        """The name from which `models.build` makes what is deployable again; default: the student's."""
+        return student
+
+    def other_heads(self) -> dict[str, nn.Module]:
+        """What else gives logits and is worth measuring on D_v beside what is deployable, by name."""
+        return {}
 
     def deployable(self) -> nn.Module:
         """Images to logits, as it will be served; default: the student."""
