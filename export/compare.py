@@ -16,8 +16,8 @@ from rich.table import Table
 
 from cascade import bundle
 from cascade.errors import CascadeError
-from export.latencies import latencies
 from export.profile import Profile, profile
+from export.timing import latencies
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""How long a stage takes an image, one thread on this CPU: rounds in which each contender has its turn; medians."""
+"""How long networks take on this machine: one thread on the CPU, in rounds in which each has its turn; medians."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,7 +16,7 @@ Seconds = dict[int, float]
 
 
 def stage_seconds(contenders: Mapping[str, bytes], images: Array, rounds: int = 21) -> dict[str, Seconds]:
-    """Time ONNX files against each other.
+    """Time ONNX files that take the same images against each other.
 
     Args:
         contenders: name -> ONNX file.
@@ -26,15 +26,46 @@ def stage_seconds(contenders: Mapping[str, bytes], images: Array, rounds: int = 
     Returns:
         name -> batch size -> median seconds an image.
     """
-    opened = {name: Session(model, name) for name, model in contenders.items()}
-    parts = {batch: np.ascontiguousarray(images[:batch]) for batch in BATCHES}
-    found: dict[str, dict[int, list[float]]] = {name: {batch: [] for batch in BATCHES} for name in opened}
+    parts = [np.ascontiguousarray(images[:batch]) for batch in BATCHES]
+    opened = [Session(model, name) for name, model in contenders.items()]
+    found = iter(_medians([(session, part) for session in opened for part in parts], rounds))
+    return {name: {batch: next(found) / batch for batch in BATCHES} for name in contenders}
+
+
+def latencies(models: Sequence[bytes], size: Sequence[int], batches: Sequence[int], rounds: int) -> list[list[float]]:
+    """Time ONNX files, each with images of its own size, against each other.
+
+    Args:
+        models: ONNX files.
+        size: pixels a side of the images of each.
+        batches: batch sizes.
+        rounds: in each, every file runs for a few milliseconds at every batch size.
+
+    Returns:
+        Median seconds of one run, for each file a list by batch size.
+
+    Raises:
+        BundleError: onnxruntime cannot run one of them.
+    """
+    random = np.random.default_rng(0)
+    opened = [Session(model, f"network {number}") for number, model in enumerate(models)]
+    cases = [
+        (session, random.normal(size=(batch, 3, side, side)).astype(np.float32))
+        for session, side in zip(opened, size, strict=True)
+        for batch in batches
+    ]
+    found = _medians(cases, rounds)
+    return [found[start : start + len(batches)] for start in range(0, len(found), len(batches))]
+
+
+def _medians(cases: Sequence[tuple[Session, Array]], rounds: int) -> list[float]:
+    """Seconds of one run of each. One that does not count goes before, since the case before has emptied the caches."""
+    times: list[list[float]] = [[] for _ in cases]
     for _ in range(rounds):
-        for name, session in opened.items():
-            for batch, part in parts.items():
-                session.run(part)
-                found[name][batch].append(_seconds(session, part) / batch)
-    return {name: {batch: float(np.median(each)) for batch, each in times.items()} for name, times in found.items()}
+        for (session, images), found in zip(cases, times, strict=True):
+            session.run(images)
+            found.append(_seconds(session, images))
+    return [float(np.median(found)) for found in times]
 
 
 def _seconds(session: Session, images: Array) -> float:

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from cascade import bundle
 from export.compare import profile_command
-from export.latencies import latencies
+from export.timing import latencies
 from tests.builders import onnx_model, write_tiny_bundle
 from training.run import Run
 
