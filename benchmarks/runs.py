@@ -6,7 +6,6 @@ another folder. `results.jsonl` has a line for every run that is whole and measu
 
 from __future__ import annotations
 
-import json
 import shlex
 import statistics
 import subprocess
@@ -147,9 +146,7 @@ class Spread:
 def spread(shares: Sequence[float]) -> Spread:
     """Of shares in [0, 1], in per cent."""
     per_cent = [100 * share for share in shares]
-    return Spread(
-        statistics.mean(per_cent), statistics.stdev(per_cent) if len(per_cent) > 1 else None, len(per_cent)
-    )
+    return Spread(statistics.mean(per_cent), statistics.stdev(per_cent) if len(per_cent) > 1 else None, len(per_cent))
 
 
 def by_row(trainings: Sequence[Training], results: Sequence[Result]) -> dict[str, list[Result]]:
