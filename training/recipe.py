@@ -284,8 +284,34 @@ class ExitConfig(Frozen):
     threshold: float | None = None
 
 
+class ExportConfig(Frozen):
+    """The bundle that `rescade train` makes last; its threshold follows the recipe's `exit`.
+
+    Attributes:
+        folder: of the bundle, inside the run's.
+        version: of the bundle.
+        precision: fp32, fp16 or int8; or one a stage, such as `int8,fp32`.
+        fused: put the whole cascade into one more ONNX file.
+        pixels: let that file take uint8 images of any size.
+    """
+
+    folder: Name = "bundle"
+    version: Name = "1"
+    precision: Annotated[str, Field(pattern=r"^(fp32|fp16|int8)(,(fp32|fp16|int8))*$")] = "fp32"
+    fused: bool = False
+    pixels: bool = False
+
+    @model_validator(mode="after")
+    def _pixels_of_something(self) -> Self:
+        if self.pixels and not self.fused:
+            raise ValueError("pixels says something of the one file that fused makes: add fused, or leave pixels out")
+        if self.folder in ("steps", "logits", "tensorboard"):
+            raise ValueError(f"the run keeps files of its own in {self.folder!r}: take another folder")
+        return self
+
+
 class Recipe(Frozen):
-    """A whole run: data, teacher, first student, res-students, exit rule.
+    """A whole run: data, teacher, first student, res-students, exit rule, bundle.
 
     `teachers` are for methods that learn from several; a recipe has those or one `teacher`.
     """
@@ -300,6 +326,7 @@ class Recipe(Frozen):
     student: NetworkConfig
     residual: ResidualConfig | None = None
     exit: ExitConfig = ExitConfig()
+    export: ExportConfig | None = None
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -354,6 +381,17 @@ class Recipe(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _precisions_fit(self) -> Self:
+        count = 1 if self.export is None else len(self.export.precision.split(","))
+        stop = None if self.residual is None else self.residual.stop
+        if count > 1 and stop is not None and stop.energy is not None:
+            raise ValueError("export.precision names one a stage, and residual.stop.energy leaves their number open")
+        stages = 1 if stop is None else 1 + (stop.count or 0)
+        if count not in (1, stages):
+            raise ValueError(f"export.precision names {count} precisions for {stages} stages: name one, or each")
+        return self
+
     def teachers_by_step(self) -> dict[str, TeacherConfig]:
         """Each teacher under the name of its step: `teacher`, or `teacher1`, `teacher2`, ... of several."""
         if self.teacher is not None:
@@ -389,8 +427,8 @@ class Recipe(Frozen):
         return self.model_copy(update={**changes, "schedule": self.schedule.model_copy(update=scaled({}))})
 
     def run_id(self) -> str:
-        """sha256 of the resolved recipe, 16 hex digits; what it runs on is left out."""
-        resolved = json.dumps(self.model_dump(mode="json", exclude={"runtime"}), sort_keys=True)
+        """sha256 of the resolved recipe, 16 hex digits; what it runs on and is exported as is left out."""
+        resolved = json.dumps(self.model_dump(mode="json", exclude={"runtime", "export"}), sort_keys=True)
         return hashlib.sha256(resolved.encode()).hexdigest()[:16]
 
 
