@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -48,7 +49,11 @@ def test_a_result_of_another_recipe_is_of_another_run(tmp_path: Path) -> None:
 
 def test_a_finished_run_is_measured_once_and_an_unfinished_one_is_left(tmp_path: Path) -> None:
     quick = {"epochs": 1, "batch_size": 256, "policy": "cosine"}
-    changes = {"schedule": quick, "student": {"model": "resnet8_0.125_a", "method": {"name": "kd"}}, "residual": None}
+    changes: dict[str, Any] = {
+        "schedule": quick,
+        "student": {"model": "resnet8_0.125_a", "method": {"name": "kd"}},
+        "residual": None,
+    }
     done = Training("kd", 1, document(**changes), tmp_path / "kd-1")
     train_tiny(done.folder, **changes)
     found = measure([done, training(tmp_path)], tmp_path / "results.jsonl")
