@@ -147,6 +147,7 @@ class Engine:
         self._draining = False
         self.costs = Costs.unknown(len(runtime.manifest.stages))
         self._scheduler = Scheduler(len(runtime.manifest.stages), limits)
+        self._metrics.watch(self._look)
 
     @property
     def ready(self) -> bool:
@@ -162,6 +163,9 @@ class Engine:
     def in_hand(self) -> int:
         """Samples waiting or running."""
         return len(self._scheduler)
+
+    def _look(self) -> tuple[Sequence[int], int]:
+        return self._scheduler.depths(), len(self._scheduler)
 
     def drain(self) -> None:
         """Turn not ready; what is in hand, and what still arrives, is answered."""
@@ -199,6 +203,7 @@ class Engine:
         """
         if self._timer is not None:
             self._timer.cancel()
+        self._metrics.forget(self._look)
         self._thread.shutdown(wait=wait, cancel_futures=True)
 
     def check_ready(self) -> None:
@@ -311,7 +316,6 @@ class Engine:
         self._scheduler.cancel(ids)
         for id_ in ids:
             self._samples.pop(id_, None)
-        self._metrics.queued(self._scheduler.depths(), len(self._scheduler))
 
     def _pump_soon(self) -> None:
         """Look for work once whatever else has arrived in this round of the loop is read, so that it is merged."""
@@ -327,7 +331,6 @@ class Engine:
             self._let_go(departure)
         if not self._busy and (batch := self._scheduler.next_batch(now)) is not None:
             self._start(batch, now)
-        self._metrics.queued(self._scheduler.depths(), len(self._scheduler))
         self._set_alarm()
 
     def _let_go(self, departure: Departure) -> None:
@@ -405,8 +408,6 @@ class Engine:
             self._settle(batch, samples, ran)
         if len(self._scheduler):
             self._pump_soon()
-        else:
-            self._metrics.queued(self._scheduler.depths(), 0)
 
     def _settle(self, batch: Batch, samples: list[_Sample], ran: _Ran) -> None:
         now = self._clock()

@@ -22,6 +22,7 @@ from server import tls
 from server.app import Application, Service, create_app
 from server.connection import Connection
 from server.gate import AdminPort
+from server.heads import Heads
 from server.library import Library
 from server.port import ADMIN, HANG_UP, PUBLIC, SIGNALS
 from server.runtime import Runtime
@@ -47,7 +48,7 @@ class Process(uvicorn.Server):
         on_ready: Callable[[], None],
         admin: socket.socket | None = None,
     ) -> None:
-        http = "httptools" if app.direct is None else partial(Connection, app.direct)
+        http = "httptools" if app.direct is None else partial(Connection, app.direct, Heads())
         super().__init__(_config(app, settings, http))
         self._configs = {PUBLIC: self.config, ADMIN: _config(AdminPort(app), settings)}
         self._admin = admin
