@@ -156,16 +156,12 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         parts = [STATUS_LINE[reply.status]]
-        length = b"%d" % len(reply.body)
-        for name, value in (
-            *self.server_state.default_headers,
-            (b"content-type", reply.media_type),
-            (b"content-length", length),
-            *reply.headers,
-        ):
+        for name, value in self.server_state.default_headers:
             parts += (name, b": ", value, b"\r\n")
-        parts.append(b"\r\n" if turn.keep_alive else b"connection: close\r\n\r\n")
-        parts.append(reply.body)
+        parts += (b"content-type: ", reply.media_type, b"\r\ncontent-length: %d\r\n" % len(reply.body))
+        for name, value in reply.headers:
+            parts += (name, b": ", value, b"\r\n")
+        parts += (b"\r\n" if turn.keep_alive else b"connection: close\r\n\r\n", reply.body)
         self.transport.write(b"".join(parts))
         turn.response_complete = True
         if not turn.keep_alive:

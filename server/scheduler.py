@@ -156,7 +156,7 @@ class Scheduler:
 
     def backlog(self, more: int = 0) -> float:
         """Seconds until all that is in the house now, and `more`, will have left: by the table, the pace, the exits."""
-        present = [depth + running for depth, running in zip(self.depths(), self._running, strict=True)]
+        present = [len(queue.joined) + running for queue, running in zip(self._queues, self._running, strict=True)]
         present[0] += more
         return self._pace.ratio * self._costs.backlog(present, [queue.goes_on for queue in self._queues])
 
