@@ -141,6 +141,7 @@ class Direct:
             controls.max_stage if options.max_stage is None else options.max_stage,
             deadline,
             options.allow_truncated,
+            priority=options.turn,
         )
 
     def _answered(self, inquiry: Inquiry, result: Sequence[Outcome] | Exception) -> None:

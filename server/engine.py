@@ -29,6 +29,7 @@ from server.metrics import Metrics, ModelMetrics
 from server.runtime import Image, Images, Runtime
 from server.scheduler import Batch, Departure, Limits, Scheduler
 from server.tracing import Trace, note
+from server.waiting import ORDINARY
 
 logger = logging.getLogger(__name__)
 
@@ -241,6 +242,7 @@ class Engine:
         deadline: float = NEVER,
         may_truncate: bool = False,
         trace: Trace | None = None,
+        priority: int = ORDINARY,
     ) -> Sequence[Outcome]:
         """Run the cascade over one request's images and wait for the outcomes; see `begin`.
 
@@ -258,7 +260,7 @@ class Engine:
             else:
                 future.set_result(result)
 
-        request = self.begin(images, threshold, answered, max_stage, deadline, may_truncate, trace)
+        request = self.begin(images, threshold, answered, max_stage, deadline, may_truncate, trace, priority)
         try:
             return await future
         except asyncio.CancelledError:
@@ -274,6 +276,7 @@ class Engine:
         deadline: float = NEVER,
         may_truncate: bool = False,
         trace: Trace | None = None,
+        priority: int = ORDINARY,
     ) -> Request:
         """Let one request's images in, to run in company with other requests' images.
 
@@ -285,6 +288,7 @@ class Engine:
             deadline: on the engine's clock.
             may_truncate: whether an answer of fewer stages is better than none when time runs out.
             trace: told of every run that holds one of the images.
+            priority: the lower runs first.
 
         Raises:
             NotReady: warm-up has not ended.
@@ -294,7 +298,7 @@ class Engine:
         self.check_ready()
         now, count = self._clock(), len(images)
         try:
-            ids = self._scheduler.submit(now, deadline, count, max_stage, may_truncate)
+            ids = self._scheduler.submit(now, deadline, count, max_stage, may_truncate, priority)
         except Overloaded:
             self._metrics.left("refused", count)
             raise

@@ -180,7 +180,9 @@ class Predictor:
         max_stage = controls.max_stage if options.max_stage is None else options.max_stage
         if trace is not None:
             trace.decoded(decoded - began, len(images), threshold)
-        outcomes = await model.engine.predict(images, threshold, max_stage, deadline, options.allow_truncated, trace)
+        outcomes = await model.engine.predict(
+            images, threshold, max_stage, deadline, options.allow_truncated, trace, options.turn
+        )
         elapsed = time.perf_counter() - decoded
         run = min(elapsed, max(outcome.run_s for outcome in outcomes))
         return Answer(threshold, outcomes, decoded - began, elapsed - run, run)

@@ -66,9 +66,15 @@ def test_a_length_that_is_none_or_too_much_is_for_others_to_judge(length: bytes)
 async def test_a_question_that_is_asked_again_is_answered_again_without_being_parsed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    seen: list[Any] = []
+
+    def read_and_count(*given: Any) -> Head | None:
+        seen.append(given)
+        return read_head(*given)
+
     async with connections(FakeRuntime(TABLE)) as (_, connect):
-        peer, seen = connect(), []
-        monkeypatch.setattr("server.connection.read_head", lambda *given: seen.append(given) or read_head(*given))
+        peer = connect()
+        monkeypatch.setattr("server.connection.read_head", read_and_count)
         for row in (0, 0, 2, 2, 0):
             body = jpeg(row)
             peer.say(question(body + bytes(1000 - len(body)), "?top_k=2"))
