@@ -17,10 +17,10 @@ from cascade.errors import BadShape, DeadlineExceeded, RequestError, TooLarge, U
 from cascade.exits import Floats, Threshold
 from cascade.manifest import Manifest, Preprocess
 from cascade.pixels import Pixels
-from server.engine import Outcome
 from server.images import glance, read_image
 from server.multipart import read_parts
 from server.options import FROM_TEXT, Options, read_options
+from server.outcome import Outcome
 from server.runtime import Images
 
 LIGHT_PIXELS = 2**17  # decoded in about half a millisecond

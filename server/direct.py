@@ -20,13 +20,13 @@ from starlette.types import Scope
 from cascade.errors import CascadeError
 from cascade.exits import Threshold
 from server.codec import LIGHT_PIXELS
-from server.engine import Outcome, Request
 from server.heads import METHOD, PATH, Head
 from server.images import Glance, glance, read_image
 from server.journal import Journal, Record
 from server.logs import request_id
 from server.models import Model
 from server.options import Options, read_options
+from server.outcome import Outcome, Request
 from server.predict import LIGHT_BYTES, Answer, Predictor, note_exits, write
 from server.replies import CLIENT_CLOSED_REQUEST, Reply, error_reply, unforeseen
 

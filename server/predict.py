@@ -20,11 +20,11 @@ from starlette.types import Receive, Scope
 from cascade.errors import CascadeError, DeadlineExceeded, RequestError
 from cascade.exits import Threshold
 from server.codec import Caps, Question, decode, encode, read_question
-from server.engine import Outcome
 from server.intake import Intake
 from server.journal import Record
 from server.models import Controls, Model, Models
 from server.options import Options
+from server.outcome import Outcome
 from server.replies import Reply
 from server.runtime import Images
 from server.settings import ServerSettings
