@@ -21,8 +21,8 @@ from training import checkpoint
 from training.data import Batches, Split, load
 from training.device import choose
 from training.models.count import macs
-from training.recipe import ExitConfig
 from training.run import Run
+from training.settings import ExitConfig
 
 EVALUATION_BATCH = 500
 

@@ -26,8 +26,8 @@ from training.evaluate import Logits, labels_of, logits_of
 from training.log import Log
 from training.methods.base import Method, Phase
 from training.models.dirac import undecayed
-from training.recipe import Schedule
 from training.schedule import learning_rate
+from training.settings import Schedule
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ from training.pruning import slimming
 from training.pruning.cut import kept_of
 from training.pruning.design import designed
 from training.pruning.magnitude import Masks
-from training.recipe import DESIGNED, Recipe, TeacherConfig
+from training.recipe import Recipe
 from training.run import Run, open_run
+from training.settings import DESIGNED, TeacherConfig
 from training.start import take_body
 
 

@@ -12,7 +12,8 @@ from cascade.errors import RecipeError
 from tests.tiny_run import document
 from training import models
 from training.methods.base import find
-from training.recipe import DESIGNED, Recipe, Schedule, Stop, load, parse
+from training.recipe import Recipe, load, parse
+from training.settings import DESIGNED, Schedule, Stop
 
 pytestmark = pytest.mark.train
 
