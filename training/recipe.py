@@ -15,6 +15,7 @@ from pydantic import ValidationError, model_validator
 from cascade.errors import RecipeError
 from cascade.manifest import Name
 from training.document import put, read
+from training.published import Published, forget_row, take_row
 from training.settings import (
     DESIGNED,
     DataConfig,
@@ -32,7 +33,8 @@ from training.settings import (
 class Recipe(Frozen):
     """A whole run: data, teacher, first student, res-students, exit rule.
 
-    `teachers` are for methods that learn from several; a recipe has those or one `teacher`.
+    `teachers` are for methods that learn from several; a recipe has those or one `teacher`. `published` is what papers
+    have reached with it.
     """
 
     name: Name
@@ -45,6 +47,7 @@ class Recipe(Frozen):
     student: NetworkConfig
     residual: ResidualConfig | None = None
     exit: ExitConfig = ExitConfig()
+    published: Published | None = None
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -128,30 +131,36 @@ class Recipe(Frozen):
                 changes["schedule"] = scaled(own)
             return part.model_copy(update=changes)
 
+        if factor == 1:
+            return self
         parts = {"teacher": self.teacher, "student": self.student, "residual": self.residual}
         changes: dict[str, Any] = {name: inside(part) for name, part in parts.items() if part is not None}
         changes["teachers"] = tuple(inside(teacher) for teacher in self.teachers)
+        if self.published is not None:
+            changes["published"] = self.published.model_copy(update={"row": None})
         return self.model_copy(update={**changes, "schedule": self.schedule.model_copy(update=scaled({}))})
 
     def run_id(self) -> str:
-        """sha256 of the resolved recipe, 16 hex digits; what it runs on is left out."""
-        resolved = json.dumps(self.model_dump(mode="json", exclude={"runtime"}), sort_keys=True)
+        """sha256 of the resolved recipe, 16 hex digits; what it runs on, and what was published, are left out."""
+        resolved = json.dumps(self.model_dump(mode="json", exclude={"runtime", "published"}), sort_keys=True)
         return hashlib.sha256(resolved.encode()).hexdigest()[:16]
 
 
-def load(path: Path, settings: tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe and put `key=value` settings over it.
+def load(path: Path, settings: tuple[str, ...] = (), row: str | None = None) -> Recipe:
+    """Read a recipe, make it the one of a published row, and put `key=value` settings over it.
 
     Args:
         path: YAML file.
         settings: dotted keys and YAML values, e.g. `schedule.epochs=3`.
+        row: name of one that the recipe lists; default the recipe as it is written.
 
     Raises:
         RecipeError: unreadable, not YAML, an unknown key, or a value out of range; says which.
     """
     document = read(path)
-    for setting in settings:
-        put(document, setting)
+    if row is not None:
+        take_row(document, row, str(path))
+    forget_row(document, [put(document, setting) for setting in settings])
     return parse(document, str(path))
 
 
