@@ -1,7 +1,8 @@
 """What a method is: named losses over a small record of networks.
 
-A method says up to six things: its `Config`, its `losses`, what is `trainable`, whether the `teacher_learns`, what is
-`deployable`, with its `deployed_name` where that is another network than the student, and which `phases` come before.
+A method says up to seven things: its `Config`, its `losses`, what is `trainable`, whether the `teacher_learns`, what is
+`deployable`, with its `deployed_name` where that is another network than the student, which `phases` come before, and
+how many `turns` a batch has.
 Drop a module into this package and it is found; nothing else is edited.
 """
 
@@ -28,12 +29,14 @@ class Batch:
         labels: (B,) int64.
         index: (B,) int64, the sample's place in the training set; a memory bank needs it.
         epoch: from 0; weights that change while a method trains are functions of it.
+        turn: from 0, below the method's `turns`.
     """
 
     images: Tensor
     labels: Tensor
     index: Tensor
     epoch: int = 0
+    turn: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,10 @@ class Method(nn.Module):
     def deployable(self) -> nn.Module:
         """Images to logits, as it will be served; default: the student."""
         return self.nets.student
+
+    def turns(self) -> int:
+        """How often each batch is asked for its losses, every time followed by a step of what got a gradient."""
+        return 1
 
     def phases(self) -> tuple[Phase, ...]:
         """What is trained before, in order; made when the method is. A phase's method shares modules with this one."""

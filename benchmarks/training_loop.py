@@ -1,6 +1,6 @@
 """Images a second of our training loop beside a plain one: torchvision's transforms in a DataLoader, and SGD.
 
-    python -m benchmarks.training --model resnet8_a --model resnet20_a
+    python benchmarks/training_loop.py --model resnet8_a --model resnet20_a
 
 Both train the same network with cross-entropy, the same optimiser and the same crops and flips, on the same random
 pixels, which are as good as real ones for this. The loops take turns, an epoch each, after one epoch that is not
