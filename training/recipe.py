@@ -16,6 +16,7 @@ from cascade.errors import RecipeError
 from cascade.manifest import Name
 from training.document import put, read
 from training.published import Published, forget_row, take_row
+from training.reasons import reasons
 from training.settings import (
     DESIGNED,
     DataConfig,
@@ -26,7 +27,6 @@ from training.settings import (
     Runtime,
     Schedule,
     TeacherConfig,
-    reasons,
 )
 
 
@@ -69,7 +69,7 @@ class Recipe(Frozen):
             try:
                 schedule = self.schedule_for(part)
             except ValidationError as error:
-                raise ValueError(f"{name}.schedule.{reasons(error)}") from None
+                raise ValueError(f"{name}.schedule.{reasons(error, Schedule)}") from None
             if schedule.select != "last" and not self.data.dv_exclude:
                 raise ValueError(f"{name}.schedule.select compares epochs on D_v: keep that apart by data.dv_exclude")
         return self
@@ -173,4 +173,4 @@ def parse(document: dict[str, Any], source: str) -> Recipe:
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
-        raise RecipeError(f"{source}: {reasons(error)}") from error
+        raise RecipeError(f"{source}: {reasons(error, Recipe)}") from error

@@ -83,7 +83,8 @@ def _of_a_run(step: str, config: TeacherConfig, ours: Run) -> Actor:
     """Our copy of it where there is one, because the other run may be gone by now."""
     run = ours
     if not ours.is_done(step):
-        run = open_run(Path(config.run or "").expanduser())
+        with _part(f"{step}.run"):
+            run = open_run(Path(config.run or "").expanduser())
         step = run.teaching(config.step)
     name, net = run.network(step)
     return Actor(name, net, name, run.masks(step))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cascade.combine import EnergyDefinition
 from cascade.manifest import Name, Preprocess
+from training.reasons import reasons
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -63,7 +64,7 @@ class DataConfig(Frozen):
         try:
             self.rule()
         except ValidationError as error:
-            raise ValueError(reasons(error)) from None
+            raise ValueError(reasons(error, Preprocess)) from None
         return self
 
     def rule(self) -> Preprocess:
@@ -109,7 +110,7 @@ class Schedule(Frozen):
         lr: the highest learning rate.
         policy: `one_cycle` (linear up, cosine down to 0), `cosine`, or `step`.
         warmup: share of the run that `one_cycle` climbs.
-        milestones: shares of the run after which `step` multiplies by `factor`.
+        milestones: shares of the run after which `step` multiplies by `factor`: 0.5 is half of the epochs.
         factor: of `step`.
         momentum, nesterov, weight_decay: of SGD.
         decay_norms: let the weight decay shrink biases and batch norm's parameters too, as the papers do. It can shrink
@@ -132,6 +133,13 @@ class Schedule(Frozen):
     decay_norms: bool = True
     clip: Annotated[float, Field(ge=0)] = 0.0
     select: Literal["last", "dv_loss", "dv_accuracy"] = "last"
+
+    @field_validator("milestones", mode="before")
+    @classmethod
+    def _shares(cls, given: Any) -> Any:
+        if isinstance(given, list | tuple) and any(isinstance(x, int | float) and x >= 1 for x in given):
+            raise ValueError(f"{list(given)} look like epochs: give shares of the run, 150 of 240 epochs is 0.625")
+        return given
 
 
 class MagnitudeConfig(Frozen):
@@ -272,8 +280,3 @@ class ExitConfig(Frozen):
     rho: Positive = 0.9
     reference: Literal["S_n", "T"] = "S_n"
     threshold: float | None = None
-
-
-def reasons(error: ValidationError) -> str:
-    """Every key that is wrong, and why, in one line."""
-    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'recipe'}: {item['msg']}" for item in error.errors())

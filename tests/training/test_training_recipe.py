@@ -32,16 +32,32 @@ def data(**changes: Any) -> dict[str, Any]:
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "an unknown key": ({"colour": "red"}, "colour"),
+    "an unknown key": ({"colour": "red"}, "colour: no such key; there are name, seed, data, "),
+    "a key of another spelling": ({"studnet": {}}, r"studnet: no such key; did you mean student\?"),
+    "a method without a mapping": (
+        {"student": {"model": "resnet8_a", "method": "kd"}},
+        r"student\.method: should be keys and values, such as \{name: kd\}",
+    ),
+    "one network where there may be several": (
+        {"residual": {"models": "resnet8_a"}},
+        r"residual\.models: should be a list, such as \[a, b\]",
+    ),
+    "milestones in epochs": ({"schedule": {"milestones": [150, 180]}}, "look like epochs: give shares of the run"),
+    "milestones that are no list": ({"schedule": {"milestones": 0.5}}, r"schedule\.milestones: should be a list"),
+    "no name": ({"name": None}, "name: is missing"),
+    "a choice that there is not": ({"exit": {"reference": "R"}}, r"exit\.reference: should be 'S_n' or 'T'"),
     "an unknown key of the data": (data(colour="red"), r"data\.colour"),
-    "an unknown key of the augmentation": (data(augment={"blur": 1}), r"data\.augment\.blur"),
+    "an unknown key of the augmentation": (
+        data(augment={"blur": 1}),
+        r"data\.augment\.blur: no such key; there are pad, flip",
+    ),
     "an unknown key of the stopping rule": (
         {"residual": {"models": ["resnet8_a"], "stop": {"patience": 3}}},
         r"residual\.stop\.patience",
     ),
     "an unknown key of a network's schedule": (
         {"student": {"model": "resnet8_a", "method": VANILLA, "schedule": {"epohcs": 3}}},
-        r"student\.schedule\.epohcs",
+        r"student\.schedule\.epohcs: no such key; did you mean epochs\?",
     ),
     "a bad value in a network's schedule": (
         {"teacher": {**TEACHER, "schedule": {"epochs": 0}}},
@@ -91,7 +107,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no epochs": ({"schedule": {"epochs": 0}}, r"schedule\.epochs"),
     "batches of one, which batch norm cannot take": ({"schedule": {"batch_size": 1}}, r"schedule\.batch_size"),
     "a policy nobody knows": ({"schedule": {"policy": "warm"}}, r"schedule\.policy"),
-    "a milestone after the end": ({"schedule": {"milestones": [0.5, 1.5]}}, r"schedule\.milestones\.1"),
+    "a milestone after the end": ({"schedule": {"milestones": [0.5, 1.5]}}, "look like epochs"),
     "a device nobody knows": ({"runtime": {"device": "tpu"}}, r"runtime\.device"),
     "a teacher from nowhere": ({"teacher": {"model": "resnet8_a"}}, "teacher: .*exactly one"),
     "a teacher from two places": ({"teacher": {**TEACHER, "weights": "w.pth"}}, "teacher: .*exactly one"),

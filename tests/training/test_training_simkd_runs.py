@@ -104,7 +104,7 @@ def test_sequential_training_takes_the_body_of_another_run(reused: Run, tmp_path
         ({"model": "torchvision:vit_b_16", "method": {"name": "simkd"}}, {}, "student: .*not made of maps"),
         ({"method": {"name": "simkd_sequential"}}, {}, "student: .*give student.start"),
         ({"method": {"name": "kd"}}, two(), "student: method 'kd' learns from one teacher, and the recipe has 2"),
-        ({"method": {"name": "simkd"}, "start": "/nowhere"}, {}, "student: cannot read"),
+        ({"method": {"name": "simkd"}, "start": "/nowhere"}, {}, "student: /nowhere is no run"),
         (
             {"method": VANILLA, "slim": {"rate": 0.4, "floor": 1, "method": {"name": "simkd"}}},
             {},

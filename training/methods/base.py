@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from cascade.errors import RecipeError
+from training.reasons import reasons
 
 
 @dataclass(frozen=True)
@@ -204,8 +205,7 @@ def find(settings: dict[str, Any]) -> tuple[type[Method], MethodConfig]:
     try:
         return method, method.Config.model_validate({k: v for k, v in settings.items() if k != "name"})
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-        raise RecipeError(f"method {name!r}: " + "; ".join(lines)) from error
+        raise RecipeError(f"method {name!r}: {reasons(error, method.Config)}") from error
 
 
 def described(config: type[MethodConfig]) -> list[str]:
