@@ -93,7 +93,7 @@ class Largest(TorchDispatchMode):
     numbers = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = function(*args, **kwargs or {})
+        found = function(*args, **(kwargs or {}))
         given = found if isinstance(found, tuple | list) else (found,)
         self.numbers = max(self.numbers, *(x.numel() for x in given if isinstance(x, Tensor)), 0)
         return found
@@ -101,7 +101,7 @@ class Largest(TorchDispatchMode):
 
 def test_angles_of_256_samples_never_stand_in_memory_all_at_once() -> None:
     student, teacher = drawn(256, 64).requires_grad_(), drawn(256, 64, seed=1)
-    with Largest() as seen:
+    with Largest() as seen:  # type: ignore[no-untyped-call]
         angle_loss(student, teacher).backward()
     assert student.grad is not None
     assert 2**20 < seen.numbers <= ELEMENTS < 256**3

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cascade.errors import RecipeError
+from tests.readme import programs
 from tests.training.networks import Says, batch, networks, same, state, training_set
 from training.methods.base import METHODS, Batch, Method, Networks, find, import_all, register
 
@@ -155,6 +156,16 @@ def test_a_method_that_needs_a_teacher_says_so(name: str) -> None:
             kind(config, without, training_set())
     else:
         assert kind(config, without, training_set()).losses(batch(*LABELS))
+
+
+def test_the_method_that_the_readme_adds_is_one() -> None:
+    (program,) = programs("Add a method")
+    try:
+        exec(program, {"__name__": "training.methods.mine"})
+        assert set(method("mine").losses(batch(*LABELS))) == {"ce", "logits"}
+        assert steps(method("mine"), 5)[-1] < steps(method("mine"), 1)[0]
+    finally:
+        METHODS.pop("mine", None)
 
 
 @pytest.mark.parametrize("settings", [{}, {"name": "alchemy"}, {"name": None}])
