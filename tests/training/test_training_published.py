@@ -182,11 +182,8 @@ def test_a_recipe_that_extends_what_it_cannot_is_refused(tmp_path: Path, extends
 
 
 def test_evaluate_sets_the_published_figure_beside_ones_own(tmp_path: Path) -> None:
-    changes: dict[str, Any] = {
-        "published": {**PUBLISHED, "rows": {"kd": {}}, "figures": {"kd": [85.5, 0.25]}},
-        "residual": None,
-    }
-    run = train_tiny(tmp_path / "run", **changes)
+    published = {**PUBLISHED, "rows": {"kd": {}}, "figures": {"kd": [85.5, 0.25]}}
+    run = train_tiny(tmp_path / "run", published=published, residual=None)
     figures = evaluate(run, quiet=True)
     result = rescade("evaluate", run.folder, "--quiet")
     ours, teachers = figures.test.sums[-1].accuracy, figures.test.teacher

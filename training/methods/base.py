@@ -152,7 +152,11 @@ class Method(nn.Module):
         return ()
 
     def teacher(self, images: Tensor) -> Tensor:
-        """The teacher's logits (B, K) float32. Call under no_grad."""
+        """The teacher's logits (B, K) float32.
+
+        Call under no_grad. What inference_mode gives may not be saved for a backward pass, so that every map and every
+        logit would have to be copied, and the forward pass itself takes as long.
+        """
         assert self.nets.teacher is not None, "checked at construction"
         logits: Tensor = self.nets.teacher(images)
         return logits.float()
