@@ -29,8 +29,9 @@ from training.device import choose
 from training.evaluate import labels_of, logits_of
 from training.models.count import macs, params
 from training.models.dirac import fold_dirac
-from training.recipe import Recipe, Runtime
+from training.recipe import Recipe
 from training.run import Run
+from training.settings import Runtime
 
 PARITY_IMAGES = 256
 

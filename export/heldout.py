@@ -218,7 +218,7 @@ def find(data: str, bundle: Bundle, console: Console) -> HeldOut:
 
 def _from_name(name: str, bundle: Bundle, console: Console) -> HeldOut:
     from training.data import load
-    from training.recipe import DataConfig
+    from training.settings import DataConfig
 
     rule = bundle.manifest.preprocess
     data = load(

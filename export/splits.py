@@ -14,7 +14,7 @@ from cascade.figures import Sample, accuracy, mean_energy, running_sums
 from cascade.manifest import Manifest, Preprocess
 from cascade.pixels import normalise
 from export.session import Array, Session
-from training.recipe import DataConfig
+from training.settings import DataConfig
 from training.sources import decode
 from training.splits import draw_dv, fingerprint, measure
 

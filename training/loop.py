@@ -24,10 +24,10 @@ from training.data import Batches, Data
 from training.device import Device
 from training.evaluate import Logits, labels_of, logits_of
 from training.log import Log
-from training.methods.base import Method, Phase
+from training.methods.base import Batch, Method, Phase
 from training.models.dirac import undecayed
-from training.recipe import Schedule
 from training.schedule import learning_rate
+from training.settings import Schedule
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class _Run:
         return list(self.data.train.index[kept].split(size))
 
     def one_batch(self, index: Tensor) -> dict[str, float]:
-        """One optimiser step; returns the epoch's sums of losses so far."""
+        """The optimiser's step or steps of one batch; returns the epoch's sums of losses so far."""
         schedule, device = self.step.schedule, self.device
         seed = seed_for(self.step.seed, self.step.name, self.epoch, self.batch, device.rank)
         torch.manual_seed(seed)
@@ -227,20 +227,26 @@ class _Run:
         done = (self.epoch * self.batches_per_epoch + self.batch) / (schedule.epochs * self.batches_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(schedule, done)
-        with device.autocast():
+        for turn in range(self.method.turns()):
+            self.one_step(replace(batch, turn=turn))
+        return self.sums
+
+    def one_step(self, batch: Batch) -> None:
+        """Losses, gradients, and the optimiser's step; it leaves alone what has no gradient."""
+        with self.device.autocast():
             losses = self.method.losses(batch)
         total = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
-        device.average(self.parameters)
-        if schedule.clip:
+        self.device.average(self.parameters)
+        if self.step.schedule.clip:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.parameters, schedule.clip)
+            nn.utils.clip_grad_norm_(self.parameters, self.step.schedule.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return self.add(losses)
+        self.add(losses)
 
-    def add(self, losses: dict[str, Tensor]) -> dict[str, float]:
+    def add(self, losses: dict[str, Tensor]) -> None:
         """Add a batch's losses to the epoch's sums."""
         for name, loss in losses.items():
             value = float(loss.detach())
@@ -250,7 +256,6 @@ class _Run:
                     "lower schedule.lr, or set schedule.clip"
                 )
             self.sums[name] = self.sums.get(name, 0.0) + value
-        return self.sums
 
     def compare(self, figures: dict[str, float]) -> None:
         """Keep the weights if they are the best so far; of equals the first."""

@@ -30,10 +30,11 @@ from training.pruning import slimming
 from training.pruning.compare import layers
 from training.pruning.design import designed
 from training.pruning.magnitude import Masks, rounds_for
-from training.recipe import DESIGNED, MagnitudeConfig, Recipe, TeacherConfig
+from training.recipe import Recipe
 from training.rehearsal import rehearse
 from training.reuse import step_key, taken
 from training.run import Run, create, open_run
+from training.settings import DESIGNED, MagnitudeConfig, TeacherConfig
 from training.start import begin_from, take_body
 
 

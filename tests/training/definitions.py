@@ -135,6 +135,19 @@ def srrl(v: Array, t: Array, weight: Array, bias: Array, z: Array) -> float:
     return float(((v - t) ** 2).mean() + ((v @ weight.T + bias - z) ** 2).mean())
 
 
+def margin(s: Array, t: Array, margins: Array) -> float:
+    total = 0.0
+    for place, target in np.ndenumerate(t):
+        guess, m = float(s[place]), float(margins[place[1]])
+        if target > 0:
+            total += (guess - target) ** 2
+        elif target > m:
+            total += (guess - target) ** 2 if guess > target else 0
+        else:
+            total += (guess - m) ** 2 if guess > m else 0
+    return total / len(s)
+
+
 def semckd(queries: Array, keys: Array, soft: float, apart: Array) -> float:
     total = 0.0
     for b in range(len(apart)):

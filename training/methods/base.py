@@ -1,7 +1,8 @@
 """What a method is: named losses over a small record of networks.
 
-A method says up to six things: its `Config`, its `losses`, what is `trainable`, whether the `teacher_learns`, what is
-`deployable`, with its `deployed_name` where that is another network than the student, and which `phases` come before.
+A method says up to seven things: its `Config`, its `losses`, what is `trainable`, whether the `teacher_learns`, what is
+`deployable`, with its `deployed_name` where that is another network than the student, which `phases` come before, and
+how many `turns` a batch has.
 Drop a module into this package and it is found; nothing else is edited.
 """
 
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from cascade.errors import RecipeError
+from training.reasons import reasons
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,14 @@ class Batch:
         labels: (B,) int64.
         index: (B,) int64, the sample's place in the training set; a memory bank needs it.
         epoch: from 0; weights that change while a method trains are functions of it.
+        turn: from 0, below the method's `turns`.
     """
 
     images: Tensor
     labels: Tensor
     index: Tensor
     epoch: int = 0
+    turn: int = 0
 
 
 @dataclass(frozen=True)
@@ -139,12 +143,20 @@ class Method(nn.Module):
         """Images to logits, as it will be served; default: the student."""
         return self.nets.student
 
+    def turns(self) -> int:
+        """How often each batch is asked for its losses, every time followed by a step of what got a gradient."""
+        return 1
+
     def phases(self) -> tuple[Phase, ...]:
         """What is trained before, in order; made when the method is. A phase's method shares modules with this one."""
         return ()
 
     def teacher(self, images: Tensor) -> Tensor:
-        """The teacher's logits (B, K) float32. Call under no_grad."""
+        """The teacher's logits (B, K) float32.
+
+        Call under no_grad. What inference_mode gives may not be saved for a backward pass, so that every map and every
+        logit would have to be copied, and the forward pass itself takes as long.
+        """
         assert self.nets.teacher is not None, "checked at construction"
         logits: Tensor = self.nets.teacher(images)
         return logits.float()
@@ -197,8 +209,7 @@ def find(settings: dict[str, Any]) -> tuple[type[Method], MethodConfig]:
     try:
         return method, method.Config.model_validate({k: v for k, v in settings.items() if k != "name"})
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-        raise RecipeError(f"method {name!r}: " + "; ".join(lines)) from error
+        raise RecipeError(f"method {name!r}: {reasons(error, method.Config)}") from error
 
 
 def described(config: type[MethodConfig]) -> list[str]:
