@@ -180,7 +180,7 @@ def activation(f: Array) -> float:
 
 def entropy(t: Array) -> float:
     p = shares(t).mean(0)
-    return sum(x * math.log(x) for x in p.tolist())
+    return float(sum(x * math.log(x) for x in p.tolist()))
 
 
 def statistics(maps: list[Array], means: list[Array], variances: list[Array]) -> float:
