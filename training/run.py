@@ -5,6 +5,7 @@ metrics.jsonl            a line an epoch
 tensorboard/             the same for TensorBoard
 steps/teacher/           network.safetensors and step.json once it is done; checkpoint.pt until then
 steps/student/           also init/checkpoint.pt, where the method has a phase of that name, until the step is done
+steps/student/images.png  where the method made its own images: some of the last
 steps/residual1/ ...
 steps/teacher_round1/ ... also masks.safetensors, where the teacher is pruned; the last of them teaches
 steps/student_slim/      the student without the channels that were cut

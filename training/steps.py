@@ -317,7 +317,8 @@ class _Trainer:
         )
         split = self.data.train
         batch_size = step.schedule.batch_size // self.device.world
-        seen = TrainingSet(split.labels, split.index, self.data.preprocess.size, batch_size)
+        rule = self.data.preprocess
+        seen = TrainingSet(split.labels, split.index, rule.size, batch_size, rule.mean, rule.std, self.data.augment)
         with torch.random.fork_rng():
             trained = kind(config, replace(plan.nets, student=net), seen)
         self.device.place(trained)

@@ -1,9 +1,12 @@
 """What a method is: named losses over a small record of networks.
 
-A method says up to seven things: its `Config`, its `losses`, what is `trainable`, whether the `teacher_learns`, what is
-`deployable`, with its `deployed_name` where that is another network than the student, which `phases` come before, and
-how many `turns` a batch has.
+A method says at most eight things: its `Config`, its `losses`, what is `trainable`, whether the `teacher_learns`, what
+is `deployable`, with its `deployed_name` where that is another network than the student, which `phases` come before,
+how many `turns` a batch has, and which batches it learns from.
 Drop a module into this package and it is found; nothing else is edited.
+
+The batches are those of the training set, unless `make_batch` says other: a method that makes its own images does so
+there, moves what it makes them with by `optimizers` of its own, and may show some as `pictures`.
 """
 
 from __future__ import annotations
@@ -16,9 +19,11 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from cascade.errors import RecipeError
 from training.reasons import reasons
+from training.settings import Augment, Rgb
 
 
 @dataclass(frozen=True)
@@ -71,12 +76,17 @@ class TrainingSet:
         index: (M,) int64, those of them that are trained on.
         size: pixels a side.
         batch_size: samples in each batch of one process; every batch is whole.
+        mean, std: of a channel, in [0, 1] units; what images are normalised by.
+        augment: what happens to a training image before that.
     """
 
     labels: Tensor
     index: Tensor
     size: int
     batch_size: int
+    mean: Rgb = (0.0, 0.0, 0.0)
+    std: Rgb = (1.0, 1.0, 1.0)
+    augment: Augment = field(default_factory=Augment)
 
 
 class MethodConfig(BaseModel):
@@ -150,6 +160,21 @@ class Method(nn.Module):
     def phases(self) -> tuple[Phase, ...]:
         """What is trained before, in order; made when the method is. A phase's method shares modules with this one."""
         return ()
+
+    def make_batch(self, draw: Callable[[], Batch]) -> Batch:
+        """What `losses` is given next; default: what `draw` reads from the training set.
+
+        Torch's dice have been thrown anew for this batch, so what is made of them is the same after a resumption.
+        """
+        return draw()
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """What `make_batch` moves other weights with, by name, for the checkpoint; default nothing."""
+        return {}
+
+    def pictures(self) -> Tensor | None:
+        """Images that it made, (N, 3, S, S) in [0, 1], for somebody to look at; None where there are none."""
+        return None
 
     def teacher(self, images: Tensor) -> Tensor:
         """The teacher's logits (B, K) float32.
