@@ -22,6 +22,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Precision = Literal["fp32", "fp16", "int8"]
+ImageType = Literal["float32", "uint8"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -73,7 +74,7 @@ class Input(Frozen):
 
     name: Annotated[str, Field(min_length=1)]
     shape: Shape
-    dtype: Literal["float32", "uint8"] = "float32"
+    dtype: ImageType = "float32"
     shift: Annotated[str, Field(min_length=1)] | None = None
 
     @model_validator(mode="after")

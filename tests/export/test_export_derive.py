@@ -55,7 +55,7 @@ def derived(source: Bundle, splits: Splits, mixed: Path) -> Derived:
 
 
 def dv_of(source: Bundle, splits: Splits) -> Sample:
-    return splits.dv.sample(sessions(source.models), source.manifest.costs())
+    return splits.dv.sample(sessions(source.models, splits.dv.rule), source.manifest.costs())
 
 
 def test_the_images_are_those_of_training(tiny_run: Run, splits: Splits) -> None:
@@ -110,7 +110,7 @@ def test_the_figures_are_those_of_the_derived_files(
         if name == "dv"
         else (splits.test, derived.manifest.test, source.manifest.test)
     )
-    sample = part.sample(sessions(bundle.read(mixed).models), derived.manifest.costs())
+    sample = part.sample(sessions(bundle.read(mixed).models, part.rule), derived.manifest.costs())
     expected = measure(sample, derived.manifest.exit.threshold, derived.manifest.exit.definition)
     assert figures is not None
     assert before is not None

@@ -20,9 +20,11 @@ from tests.builders import random_inputs, random_pixels, tiny_bundle
 
 def buffers_of(bundle: Bundle, size: int, **options: Any) -> Buffers:
     stage, [session] = bundle.manifest.stages[0], open_sessions(bundle.models, Place("cpu"))
-    shape = (size, *stage.input.shape[1:])
+    side = bundle.manifest.preprocess.size
     output = (stage.output.name, (size, len(bundle.manifest.labels)))
-    return Buffers(session, (stage.input.name, shape), output, "cpu", dtype=stage.input.dtype, **options)
+    return Buffers(
+        session, (stage.input.name, (size, 3, side, side)), output, "cpu", dtype=stage.input.dtype, **options
+    )
 
 
 def logits_of(bundle: Bundle, images: Floats | Pixels) -> Floats:
