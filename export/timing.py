@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def stage_seconds(
     Returns:
         name -> batch size -> median seconds an image.
     """
-    parts = [np.ascontiguousarray(images[:batch]) for batch in BATCHES]
+    parts: list[Any] = [np.ascontiguousarray(images[:batch]) for batch in BATCHES]
     opened = [Session(model, name, rule) for name, model in contenders.items()]
     cases: list[tuple[Session, Array | Pixels]] = [(session, part) for session in opened for part in parts]
     found = iter(_medians(cases, rounds))
