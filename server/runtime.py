@@ -171,7 +171,8 @@ class OnnxRuntime:
     def _rows(self, images: Images) -> Floats | Pixels:
         """Images as one array: pixels if all are, of which four fit where one float does, otherwise normalised."""
         if len({image.dtype for image in images}) == 1:
-            return _stacked(images)
+            rows: Floats | Pixels = _stacked(images)
+            return rows
         parts: list[Any] = [image[np.newaxis] for image in images]
         rule = self.manifest.preprocess
         return np.concatenate([normalise(part, rule) if part.dtype == np.uint8 else part for part in parts])

@@ -106,7 +106,7 @@ def onnx_model(
     `shift`, the input is `pixels` in uint8, which the graph normalises by `tiny_manifest`'s rule.
     """
     random = np.random.default_rng(seed)
-    weights = {
+    weights: dict[str, NDArray[Any]] = {
         "w": random.normal(size=(width, 3, 3, 3)) * 0.5,
         "b": random.normal(size=width) * 0.1,
         "v": random.normal(size=(width * size**2, classes)) * 0.6 / size,
