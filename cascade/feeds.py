@@ -30,8 +30,9 @@ def feeds(
     Returns:
         Name -> array.
     """
-    is_pixels = images.dtype == np.uint8
-    if is_pixels and shift is not None:
-        return {name: images}
-    rows = normalise(images, rule) if is_pixels and rule is not None else images  # type: ignore[arg-type]
+    rows: Any = images
+    if images.dtype == np.uint8:
+        if shift is not None:
+            return {name: images}
+        rows = images if rule is None else normalise(rows, rule)
     return {name: rows} if shift is None else {name: np.zeros(rows.shape, np.uint8), shift: rows}
