@@ -22,6 +22,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Precision = Literal["fp32", "fp16", "int8"]
+ImageType = Literal["float32", "uint8"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -42,18 +43,47 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+Shape = Annotated[tuple[Annotated[int, Field(gt=0)] | None, ...], Field(min_length=1)]
+
+
 class Tensor(Frozen):
-    """One input or output of an ONNX file; `None` in the shape is the batch dimension.
+    """An output of a stage's graph; `None` in the shape is the batch dimension.
 
     Attributes:
         name: its name in the graph.
-        shape: e.g. (None, 3, 32, 32).
+        shape: e.g. (None, 10).
         dtype: element type.
     """
 
     name: Annotated[str, Field(min_length=1)]
-    shape: Annotated[tuple[Annotated[int, Field(gt=0)] | None, ...], Field(min_length=1)]
+    shape: Shape
     dtype: Literal["float32"] = "float32"
+
+
+class Input(Frozen):
+    """The input of a stage's graph; `None` in the shape is the batch dimension.
+
+    Attributes:
+        name: its name in the graph.
+        shape: e.g. (None, 3, 32, 32).
+        dtype: `float32`, pixels as `preprocess` normalises them, or `uint8`, pixels, which the graph then normalises by
+            `pixels * scale + shift`.
+        shift: of a `uint8` graph, the name of that `shift`: an initialiser that is an input too, (N or 1, 3, H or 1,
+            W or 1) float32. Whoever has normalised images gives zeros as pixels and the images as `shift`.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    shape: Shape
+    dtype: ImageType = "float32"
+    shift: Annotated[str, Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _shift_fits(self) -> Self:
+        if (self.dtype == "uint8") != (self.shift is not None) or self.shift == self.name:
+            raise ValueError(
+                "a graph that takes uint8 has a 'shift' with a name of its own, and no other graph has one"
+            )
+        return self
 
 
 class Stage(Frozen):
@@ -68,7 +98,7 @@ class Stage(Frozen):
         macs: multiply-accumulates of convolutions and linear layers for one image.
         input: images, (None, C, H, W).
         output: logits, (None, K).
-        precision: of the arithmetic inside; input and output are float32 in any case.
+        precision: of the arithmetic inside; input and output are what they say in any case.
     """
 
     role: Literal["student", "residual"]
@@ -77,7 +107,7 @@ class Stage(Frozen):
     sha256: Sha256
     params: Count
     macs: Count
-    input: Tensor
+    input: Input
     output: Tensor
     precision: Precision = "fp32"
 

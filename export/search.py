@@ -169,7 +169,9 @@ def _variants(source: Source, stage: int, options: Sequence[Quantiser], rounds: 
         Variant(
             kind,
             each,
-            source.splits.dv.sample([Session(model, f"stages[{stage}].file")], [0]).stage_logits[0],
+            source.splits.dv.sample([Session(model, f"stages[{stage}].file", source.splits.dv.rule)], [0]).stage_logits[
+                0
+            ],
             seconds[str(number)],
         )
         for number, ((kind, each), model) in enumerate(zip(kinds, models, strict=True))

@@ -53,6 +53,6 @@ def opened(folder: Path, recipe: Path | None, settings: tuple[str, ...] = (), *,
 
     run = open_run(folder)
     with tempfile.TemporaryDirectory() as beside:
-        build(run, Path(beside) / "bundle", quiet=quiet)
+        build(run, Path(beside) / "bundle", takes="float32", quiet=quiet)
         read = source_of(Path(beside) / "bundle")
     return Source(read, load(run.recipe.data, images, quiet=quiet))
