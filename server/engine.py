@@ -129,7 +129,8 @@ class Engine:
         self._inline = self._may_inline and slowest <= INLINE_S
         limits = self._limits
         if self._inline and slowest:
-            limits = replace(limits, max_batch=max(1, min(limits.max_batch, int(INLINE_S / slowest))))
+            largest = max(1, min(limits.max_batch, int(INLINE_S / slowest)))
+            limits = replace(limits, max_batch=largest, max_wait=0.0)  # a larger batch takes as long an image
         self._scheduler = Scheduler(stages, limits, self.costs)
         self._warm = True
         logger.info("warm", extra={"fields": self.describe()})

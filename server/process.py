@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ from server.runtime import Runtime
 from server.settings import ServerSettings
 
 TICK_S = 0.02
+COLLECT_AFTER = 10_000  # objects made and not yet gone
 
 
 class Process(uvicorn.Server):
@@ -91,6 +93,7 @@ class Process(uvicorn.Server):
         if self.failure is not None:
             self.should_exit = True
         elif not self.should_exit:
+            _spare_collector()
             self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -128,6 +131,16 @@ class Process(uvicorn.Server):
     async def _reload(self) -> None:
         with contextlib.suppress(CascadeError):  # the log says what
             await self._app.state.service.control.reload()
+
+
+def _spare_collector() -> None:
+    """Have the garbage collector pass over what stays until the end, and look for the rest less often.
+
+    A request leaves no cycles behind, so there is little to find.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, *gc.get_threshold()[1:])
 
 
 def _config(app: Any, settings: ServerSettings, http: Any = "httptools") -> uvicorn.Config:

@@ -360,8 +360,7 @@ class Scheduler:
         if count >= self._limits.max_batch:
             queue.due, queue.reason = ALWAYS, "full"
             return
-        saving = self._costs.saving(stage, count)
-        if not self._limits.max_wait or queue.gap >= saving:
+        if not self._limits.max_wait or queue.gap >= (saving := self._costs.saving(stage, count)):
             queue.due, queue.reason = ALWAYS, "idle"
             return
         oldest = queue.joined.oldest() + self._limits.max_wait
