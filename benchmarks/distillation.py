@@ -90,14 +90,14 @@ _SCHEDULE = {"lr": 0.05, "policy": "one_cycle", "nesterov": True, "weight_decay"
 TRIALS = {
     "digits": Trial("digits", "resnet8_0.125_a", "resnet20_a", {**_SCHEDULE, "epochs": 10, "batch_size": 32}, 12),
     "cifar10": Trial(
-        "cifar10", "resnet8_a", "resnet20_a", {**_SCHEDULE, "epochs": 12, "batch_size": 64}, 40, precision="bf16"
+        "cifar10", "resnet8_a", "resnet20_a", {**_SCHEDULE, "epochs": 10, "batch_size": 64}, 30, precision="bf16"
     ),
     "reuse": Trial(
         "cifar10",
         "resnet20_a",
         "resnet20_2_a",
-        {**_SCHEDULE, "epochs": 12, "batch_size": 64},
-        40,
+        {**_SCHEDULE, "epochs": 10, "batch_size": 64},
+        30,
         (PLAIN, "kd", "simkd"),
         precision="bf16",
     ),
