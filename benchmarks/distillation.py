@@ -26,16 +26,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from benchmarks.distillation_cost import Cost, Stepper, costs
 from cascade.errors import RecipeError
 from cascade.figures import accuracy
+from cascade.pixels import to_pixels
 from training import data as data_module
 from training.data import Batches
 from training.device import choose
 from training.evaluate import labels_of, logits_of
 from training.models.count import macs
-from training.recipe import Recipe, parse
+from training.recipe import DataConfig, Recipe, parse
 from training.run import Run, open_run
 from training.steps import run_recipe
 
@@ -62,6 +64,8 @@ ELSEWHERE = {
 }
 BODY_FROM = {"simkd_sequential": "simkd"}
 PART, PART_SEED = 10_000, 0
+SIZE = 16
+DIVERGED = "lower schedule.lr"  # what training advises where a loss or an energy is not finite, and nowhere else
 
 
 @dataclass(frozen=True)
@@ -90,14 +94,14 @@ _SCHEDULE = {"lr": 0.05, "policy": "one_cycle", "nesterov": True, "weight_decay"
 TRIALS = {
     "digits": Trial("digits", "resnet8_0.125_a", "resnet20_a", {**_SCHEDULE, "epochs": 10, "batch_size": 32}, 12),
     "cifar10": Trial(
-        "cifar10", "resnet8_a", "resnet20_a", {**_SCHEDULE, "epochs": 10, "batch_size": 64}, 30, precision="bf16"
+        "cifar10", "resnet8_0.5_a", "resnet14_a", {**_SCHEDULE, "epochs": 8, "batch_size": 64}, 30, precision="bf16"
     ),
     "reuse": Trial(
         "cifar10",
         "resnet20_a",
         "resnet20_2_a",
-        {**_SCHEDULE, "epochs": 10, "batch_size": 64},
-        30,
+        {**_SCHEDULE, "epochs": 8, "batch_size": 64},
+        20,
         (PLAIN, "kd", "simkd"),
         precision="bf16",
     ),
@@ -105,31 +109,37 @@ TRIALS = {
 
 
 def part_of(images: Path, folder: Path, count: int = PART, seed: int = PART_SEED) -> Path:
-    """Make an image folder of links to some training images, as many of each class, and to all test images.
+    """Make an image folder of some training images, as many of each class, and all test images, 16 pixels a side.
 
     Args:
         images: has `train/CLASS/` and `test/CLASS/`.
-        folder: where the links go; left alone if it is there.
+        folder: where they go, as PNG; left alone if it is there.
         count: training images, over all classes.
         seed: of the permutation of a class's files, sorted by name, of which the first are taken.
     """
     if folder.exists():
         return folder
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
-    classes = sorted(entry for entry in (images / "train").iterdir() if entry.is_dir())
+    classes = sorted(entry.name for entry in (images / "train").iterdir() if entry.is_dir())
     generator = np.random.default_rng(seed)
-    for members in classes:
-        files = sorted(members.iterdir())
-        into = unfinished / "train" / members.name
-        into.mkdir(parents=True)
-        for place in generator.permutation(len(files))[: count // len(classes)]:
-            (into / files[place].name).symlink_to(files[place].resolve())
-    (unfinished / "test").symlink_to((images / "test").resolve())
+    for name in classes:
+        files = sorted((images / "train" / name).iterdir())
+        chosen = generator.permutation(len(files))[: count // len(classes)]
+        _reduce([files[place] for place in sorted(chosen)], unfinished / "train" / name)
+        _reduce(sorted((images / "test" / name).iterdir()), unfinished / "test" / name)
     unfinished.rename(folder)
     return folder
 
 
-class Bench:
+def _reduce(files: Sequence[Path], folder: Path) -> None:
+    folder.mkdir(parents=True)
+    rule = DataConfig(name="", size=SIZE).rule()
+    for path in files:
+        pixels = to_pixels(Image.open(path), rule).transpose(1, 2, 0)
+        Image.fromarray(pixels).save(folder / f"{path.stem}.png")
+
+
+class Comparison:
     """One trial's runs and results.
 
     Args:
@@ -144,16 +154,16 @@ class Bench:
         self.results = self.folder / "results.jsonl"
 
     def data(self) -> dict[str, Any]:
-        """The recipe's part on data. All networks see 16 x 16 pixels."""
+        """The recipe's part on data."""
         if self.trial.data == "digits":
-            return {"name": "digits", "size": 16, "augment": {"pad": 2, "flip": False}}
+            return {"name": "digits", "size": SIZE, "augment": {"pad": 2, "flip": False}}
         part = self.out / "cifar10-part"
         if self.images is not None:
             part_of(self.images.expanduser(), part)
         elif not part.exists():
             raise SystemExit(f"there is no {part} yet: say --images, a folder with train/ and test/ of CIFAR-10")
         augment = {"pad": 2, "flip": True}
-        return {"name": f"imagefolder:{part}", "size": 16, "augment": augment, "dv_fraction": 0.05}
+        return {"name": f"imagefolder:{part}", "size": SIZE, "augment": augment, "dv_fraction": 0.05}
 
     def teacher(self) -> Path:
         """The run whose network teaches; trained if it is not there."""
@@ -198,7 +208,7 @@ class Bench:
         try:
             found = self.tested(run_recipe(recipe, self.place(method, seed), quiet=True))
         except RecipeError as error:
-            if "loss" not in str(error) and "energy" not in str(error):
+            if DIVERGED not in str(error):
                 raise
             found = {"accuracy": None, "error": str(error)}
         self.note(method, seed, found)
@@ -240,18 +250,21 @@ class Bench:
         )
 
 
-def rows_of(bench: Bench) -> Iterator[tuple[str, ...]]:
+def rows_of(compared: Comparison) -> Iterator[tuple[str, ...]]:
     """The cells of the table, a method a row."""
-    noted, taken = bench.noted(), bench.folder / "cost.json"
+    noted, taken = compared.noted(), compared.folder / "cost.json"
     cost = json.loads(taken.read_text()) if taken.exists() else {}
     plain = _accuracies(noted, PLAIN)
-    for method in bench.trial.methods:
+    for method in compared.trial.methods:
         found = _accuracies(noted, method)
         failed = [row for (name, _), row in noted.items() if name == method and row["accuracy"] is None]
         yield (
             f"`{method}`",
             _spread(found) + (f", {len(failed)} of {len(found) + len(failed)} diverged" if failed else ""),
             f"{100 * (mean(found) - mean(plain)):+.2f}" if found and plain and method != PLAIN else "",
+            next(
+                (f"{row['macs'] / 1e6:.2f}" for (name, _), row in noted.items() if name == method and "macs" in row), ""
+            ),
             *_cost_cells(cost, method),
         )
 
@@ -275,14 +288,14 @@ def _cost_cells(cost: dict[str, Any], method: str) -> tuple[str, str, str]:
     return f"{own['seconds'] / plain['seconds']:.2f}", f"{own['held'] / plain['held']:.2f}", f"{own['helpers']:,}"
 
 
-def show(bench: Bench) -> None:
+def show(compared: Comparison) -> None:
     """Print the trial as Markdown."""
-    teacher = bench.noted().get(("teacher", 0))
+    teacher = compared.noted().get(("teacher", 0))
     if teacher is not None:
-        print(f"Teacher {bench.trial.teacher}: {teacher['accuracy']:.2%}. Student {bench.trial.student}.\n")
-    print("| method | accuracy | to plain, points | step | held | helpers |")
-    print("|---|---|---|---|---|---|")
-    for cells in rows_of(bench):
+        print(f"Teacher {compared.trial.teacher}: {teacher['accuracy']:.2%}. Student {compared.trial.student}.\n")
+    print("| method | accuracy | to plain, points | M MACs | step | held | helpers |")
+    print("|---|---|---|---|---|---|---|")
+    for cells in rows_of(compared):
         print("| " + " | ".join(cells) + " |")
 
 
@@ -296,18 +309,18 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=("teacher", *METHODS), help="default: the trial's")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options = parser.parse_args()
-    bench = Bench(options.trial, options.out, options.images)
+    compared = Comparison(options.trial, options.out, options.images)
     if options.what == "table":
-        show(bench)
+        show(compared)
     elif options.what == "cost":
-        found = {name: dataclasses.asdict(cost) for name, cost in bench.cost().items()}
-        (bench.folder / "cost.json").write_text(json.dumps(found, indent=2) + "\n")
+        found = {name: dataclasses.asdict(cost) for name, cost in compared.cost().items()}
+        (compared.folder / "cost.json").write_text(json.dumps(found, indent=2) + "\n")
     else:
-        bench.teacher()
+        compared.teacher()
         for seed in options.seeds:
-            for method in options.methods or bench.trial.methods:
+            for method in options.methods or compared.trial.methods:
                 if method != "teacher":
-                    bench.run(method, seed)
+                    compared.run(method, seed)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ convolution's workspace share.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -81,25 +82,35 @@ class Stepper:
 
     def held(self) -> int:
         """Bytes that the graph of one batch's losses holds."""
-        own = {value.untyped_storage().data_ptr() for value in self.method.parameters()}
-        storages: dict[int, int] = {}
-
-        def pack(value: Tensor) -> Tensor:
-            storage = value.untyped_storage()
-            if storage.data_ptr() not in own:
-                storages[storage.data_ptr()] = storage.nbytes()
-            return value
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
-            total = self.losses(0)
-        found = sum(storages.values())
-        del total
-        return found
+        return held_by(lambda: self.losses(0), self.method.parameters())
 
     def helpers(self) -> int:
         """Trainable parameters outside what is deployed."""
         deployed = {id(value) for value in self.method.deployable().parameters()}
         return sum(value.numel() for value in self.parameters if id(value) not in deployed)
+
+
+def held_by(forward: Callable[[], Tensor], spared: Iterable[Tensor]) -> int:
+    """Bytes of the distinct storages that autograd keeps for the backward pass of what `forward` gives.
+
+    Args:
+        forward: called once; its result is dropped.
+        spared: tensors whose storages do not count.
+    """
+    own = {value.untyped_storage().data_ptr() for value in spared}
+    storages: dict[int, int] = {}
+
+    def pack(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in own:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        total = forward()  # lives until the storages have been counted, so that no address comes twice
+    found = sum(storages.values())
+    del total
+    return found
 
 
 def costs(steppers: dict[str, Stepper], rounds: int = 30, warm_up: int = 3) -> dict[str, Cost]:
