@@ -1,6 +1,6 @@
 """Train the same student by every distillation method that learns from one teacher, and set the results side by side.
 
-    python -m benchmarks.distillation train cifar10 --images IMAGEFOLDER
+    python -m benchmarks.distillation train cifar10
     python -m benchmarks.distillation cost cifar10
     python -m benchmarks.distillation table cifar10
 
@@ -17,27 +17,23 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from benchmarks.distillation_cost import Cost, Stepper, costs
 from cascade.errors import RecipeError
 from cascade.figures import accuracy
-from cascade.pixels import to_pixels
 from training import data as data_module
 from training.data import Batches
 from training.device import choose
 from training.evaluate import labels_of, logits_of
 from training.models.count import macs
-from training.recipe import DataConfig, Recipe, parse
+from training.recipe import Recipe, parse
 from training.run import Run, open_run
 from training.steps import run_recipe
 
@@ -63,8 +59,9 @@ ELSEWHERE = {
     "slimming": "prunes",
 }
 BODY_FROM = {"simkd_sequential": "simkd"}
-PART, PART_SEED = 10_000, 0
-SIZE = 16
+PER_CLASS = 1000  # of CIFAR-10's 5,000 training images
+SIZE = 16  # pixels a side
+IMAGES = Path("~/.cache/rescade/cifar10")
 DIVERGED = "lower schedule.lr"  # what training advises where a loss or an energy is not finite, and nowhere else
 
 
@@ -73,7 +70,7 @@ class Trial:
     """One teacher and one student on one data set.
 
     Attributes:
-        data: `digits`, or `cifar10`, which needs `--images`.
+        data: `digits`, or `cifar10`, whose images `--images` says.
         student, teacher: names of networks.
         schedule: of everything.
         teacher_epochs: of the teacher; all else of its schedule is the students'.
@@ -108,47 +105,16 @@ TRIALS = {
 }
 
 
-def part_of(images: Path, folder: Path, count: int = PART, seed: int = PART_SEED) -> Path:
-    """Make an image folder of some training images, as many of each class, and all test images, 16 pixels a side.
-
-    Args:
-        images: has `train/CLASS/` and `test/CLASS/`.
-        folder: where they go, as PNG; left alone if it is there.
-        count: training images, over all classes.
-        seed: of the permutation of a class's files, sorted by name, of which the first are taken.
-    """
-    if folder.exists():
-        return folder
-    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
-    classes = sorted(entry.name for entry in (images / "train").iterdir() if entry.is_dir())
-    generator = np.random.default_rng(seed)
-    for name in classes:
-        files = sorted((images / "train" / name).iterdir())
-        chosen = generator.permutation(len(files))[: count // len(classes)]
-        _reduce([files[place] for place in sorted(chosen)], unfinished / "train" / name)
-        _reduce(sorted((images / "test" / name).iterdir()), unfinished / "test" / name)
-    unfinished.rename(folder)
-    return folder
-
-
-def _reduce(files: Sequence[Path], folder: Path) -> None:
-    folder.mkdir(parents=True)
-    rule = DataConfig(name="", size=SIZE).rule()
-    for path in files:
-        pixels = to_pixels(Image.open(path), rule).transpose(1, 2, 0)
-        Image.fromarray(pixels).save(folder / f"{path.stem}.png")
-
-
 class Comparison:
     """One trial's runs and results.
 
     Args:
         name: of the trial.
         out: folder of all trials.
-        images: CIFAR-10 as an image folder, where the trial needs it and its part has not been made.
+        images: CIFAR-10 as an image folder with `train` and `test`.
     """
 
-    def __init__(self, name: str, out: Path, images: Path | None = None) -> None:
+    def __init__(self, name: str, out: Path, images: Path = IMAGES) -> None:
         self.name, self.trial, self.out, self.images = name, TRIALS[name], out, images
         self.folder = out / name
         self.results = self.folder / "results.jsonl"
@@ -157,13 +123,13 @@ class Comparison:
         """The recipe's part on data."""
         if self.trial.data == "digits":
             return {"name": "digits", "size": SIZE, "augment": {"pad": 2, "flip": False}}
-        part = self.out / "cifar10-part"
-        if self.images is not None:
-            part_of(self.images.expanduser(), part)
-        elif not part.exists():
-            raise SystemExit(f"there is no {part} yet: say --images, a folder with train/ and test/ of CIFAR-10")
-        augment = {"pad": 2, "flip": True}
-        return {"name": f"imagefolder:{part}", "size": SIZE, "augment": augment, "dv_fraction": 0.05}
+        return {
+            "name": f"imagefolder:{self.images}",
+            "size": SIZE,
+            "train_per_class": PER_CLASS,
+            "augment": {"pad": 2, "flip": True},
+            "dv_fraction": 0.05,
+        }
 
     def teacher(self) -> Path:
         """The run whose network teaches; trained if it is not there."""
@@ -305,7 +271,7 @@ def main() -> None:
     parser.add_argument("what", choices=("train", "cost", "table"))
     parser.add_argument("trial", choices=tuple(TRIALS))
     parser.add_argument("--out", type=Path, default=Path("runs/distillation"))
-    parser.add_argument("--images", type=Path, help="CIFAR-10: train/CLASS/ and test/CLASS/; needed once")
+    parser.add_argument("--images", type=Path, default=IMAGES, help="CIFAR-10, with train/ and test/ in class folders")
     parser.add_argument("--methods", nargs="+", choices=("teacher", *METHODS), help="default: the trial's")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options = parser.parse_args()

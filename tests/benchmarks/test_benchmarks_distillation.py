@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
-from benchmarks.distillation import ELSEWHERE, METHODS, TRIALS, Comparison, part_of, rows_of, show
+from benchmarks.distillation import ELSEWHERE, METHODS, TRIALS, Comparison, rows_of, show
 from benchmarks.distillation_cost import held_by
 from training.methods.base import METHODS as REGISTERED
 from training.methods.base import find, import_all
@@ -92,19 +91,6 @@ def test_the_printed_table_is_markdown(tmp_path: Path, capsys: pytest.CaptureFix
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Teacher resnet20_2_a: 75.00%. Student resnet20_a."
     assert {line.count("|") for line in lines[2:]} == {8}
-
-
-def test_a_part_has_as_many_images_of_each_class_and_is_the_same_each_time(tmp_path: Path) -> None:
-    for name in ("train/cat", "train/dog", "test/cat", "test/dog"):
-        (tmp_path / name).mkdir(parents=True)
-        for number in range(20):
-            Image.new("RGB", (20, 20), (number, 0, 0)).save(tmp_path / name / f"{number}.png")
-    first, again = (part_of(tmp_path, tmp_path / name, count=10, seed=5) for name in ("first", "again"))
-    chosen = [sorted(path.name for path in (first / "train" / name).iterdir()) for name in ("cat", "dog")]
-    assert [len(names) for names in chosen] == [5, 5]
-    assert chosen == [sorted(path.name for path in (again / "train" / name).iterdir()) for name in ("cat", "dog")]
-    assert {Image.open(path).size for path in first.rglob("*.png")} == {(16, 16)}
-    assert len(list((first / "test").rglob("*.png"))) == 40
 
 
 def test_memory_held_for_the_backward_pass_counts_storages_once_and_no_parameters() -> None:
