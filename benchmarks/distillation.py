@@ -96,9 +96,9 @@ TRIALS = {
     "reuse": Trial(
         "cifar10",
         "resnet20_a",
-        "resnet20_2_a",
+        "resnet14_2_a",
         {**_SCHEDULE, "epochs": 8, "batch_size": 64},
-        20,
+        16,
         (PLAIN, "kd", "simkd"),
         precision="bf16",
     ),

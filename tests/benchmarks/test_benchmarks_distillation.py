@@ -89,7 +89,7 @@ def test_a_run_that_is_not_in_the_file_is_run(tmp_path: Path, monkeypatch: pytes
 def test_the_printed_table_is_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     show(compared(tmp_path, {"method": "teacher", "seed": 0, "accuracy": 0.75}))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "Teacher resnet20_2_a: 75.00%. Student resnet20_a."
+    assert lines[0] == "Teacher resnet14_2_a: 75.00%. Student resnet20_a."
     assert {line.count("|") for line in lines[2:]} == {8}
 
 
