@@ -43,7 +43,8 @@ class DataConfig(Frozen):
         dv_fraction: share of the training set drawn as D_v.
         dv_exclude: keep D_v out of training, so that its energies are those of unseen images.
         test_fraction: share split off, a class at a time, where the data set has no test part of its own.
-        split_seed: of that split and of D_v; apart from the run's seed, so that runs share them.
+        train_per_class: train on this many images of each class, D_v's among them; default all. The test part stays.
+        split_seed: of that split, that part and of D_v; apart from the run's seed, so that runs share them.
     """
 
     name: str
@@ -57,6 +58,7 @@ class DataConfig(Frozen):
     dv_fraction: Fraction = 0.1
     dv_exclude: bool = False
     test_fraction: Fraction = 0.2
+    train_per_class: Annotated[int, Field(gt=0)] | None = None
     split_seed: int = 0
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -122,9 +122,28 @@ def split_by_class(labels: Labels, fraction: float, seed: int) -> tuple[Labels, 
     return np.flatnonzero(~chosen).astype(np.int64), np.flatnonzero(chosen).astype(np.int64)
 
 
+def part_of(labels: Labels, config: DataConfig) -> Labels:
+    """Indices of the training images that the recipe takes, ascending: all, or as many of each class.
+
+    Raises:
+        RecipeError: a class has fewer.
+    """
+    if config.train_per_class is None:
+        return np.arange(len(labels), dtype=np.int64)
+    generator = np.random.default_rng([config.split_seed, 2])
+    taken = [generator.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    if (least := min(map(len, taken))) < config.train_per_class:
+        raise RecipeError(
+            f"data.train_per_class is {config.train_per_class}, and the smallest class of {config.name} has {least} "
+            "training images: take that many at most"
+        )
+    return np.sort(np.concatenate([members[: config.train_per_class] for members in taken])).astype(np.int64)
+
+
 def _digits(config: DataConfig, decoder: Decoder) -> Decoded:
     scans, labels = digit_scans()
     train, test = split_by_class(labels, config.test_fraction, config.split_seed)
+    train = train[part_of(labels[train], config)]
     images = decoder.stack(scans, len(scans))
     return Decoded(images[train], labels[train], images[test], labels[test], tuple(str(digit) for digit in range(10)))
 
@@ -141,9 +160,11 @@ def _torchvision(config: DataConfig, decoder: Decoder) -> Decoded:
             f"data.name: cannot download {config.name} to {root}: {error}; "
             "put the files there by hand, or name an imagefolder:PATH"
         ) from error
-    images = [decoder.stack((image for image, _ in part), len(part)) for part in parts]
     labels = [np.asarray(part.targets, np.int64) for part in parts]
-    return Decoded(images[0], labels[0], images[1], labels[1], tuple(parts[0].classes))
+    taken = part_of(labels[0], config)
+    train = decoder.stack((parts[0][place][0] for place in taken), len(taken))
+    test = decoder.stack((image for image, _ in parts[1]), len(parts[1]))
+    return Decoded(train, labels[0][taken], test, labels[1], tuple(parts[0].classes))
 
 
 def _image_folder(root: Path, config: DataConfig, decoder: Decoder) -> Decoded:
@@ -155,6 +176,7 @@ def _image_folder(root: Path, config: DataConfig, decoder: Decoder) -> Decoded:
         train, test = _listed(train_dir), _listed(test_dir)
         if train.classes != test.classes:
             raise RecipeError(f"data.name: {train_dir} and {test_dir} have different class folders")
+        train = train.only(part_of(np.asarray(train.targets, np.int64), config))
         return Decoded(
             _decoded_files(train, decoder),
             np.asarray(train.targets, np.int64),
@@ -165,6 +187,7 @@ def _image_folder(root: Path, config: DataConfig, decoder: Decoder) -> Decoded:
     whole = _listed(root)
     images, labels = _decoded_files(whole, decoder), np.asarray(whole.targets, np.int64)
     train_index, test_index = split_by_class(labels, config.test_fraction, config.split_seed)
+    train_index = train_index[part_of(labels[train_index], config)]
     return Decoded(
         images[train_index], labels[train_index], images[test_index], labels[test_index], tuple(whole.classes)
     )
@@ -181,6 +204,10 @@ class _Listed:
     @property
     def targets(self) -> list[int]:
         return [label for _, label in self.samples]
+
+    def only(self, places: Labels) -> _Listed:
+        """Some of the files."""
+        return replace(self, samples=[self.samples[place] for place in places])
 
 
 def _listed(folder: Path) -> _Listed:

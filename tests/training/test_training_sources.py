@@ -106,6 +106,38 @@ def test_a_folder_without_parts_is_split_by_a_seed(tmp_path: Path) -> None:
     assert np.bincount(data.train_labels).tolist() == [7, 14, 21]
 
 
+def test_a_part_has_as_many_training_images_of_each_class_and_every_test_image() -> None:
+    whole, part = decoded("digits"), decoded("digits", train_per_class=20)
+    assert np.bincount(part.train_labels).tolist() == [20] * 10
+    taken, all_of_them = (
+        {(image.tobytes(), int(label)) for image, label in zip(data.train_images, data.train_labels, strict=True)}
+        for data in (part, whole)
+    )
+    assert taken <= all_of_them
+    assert np.array_equal(part.test_images, whole.test_images)
+
+
+def test_a_part_is_a_matter_of_the_split_seed() -> None:
+    one, same = (decoded("digits", train_per_class=20).train_images for _ in range(2))
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, decoded("digits", train_per_class=20, split_seed=1).train_images)
+
+
+def test_a_part_of_more_images_than_a_class_has_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"data\.train_per_class is 200, and the smallest class of digits has 139"):
+        decoded("digits", train_per_class=200)
+
+
+@pytest.mark.parametrize("train", ["", "train"])
+def test_a_part_of_a_folder_has_the_colours_of_its_labels(tmp_path: Path, train: str) -> None:
+    image_folder(tmp_path / train, (10, 20, 30))
+    if train:
+        image_folder(tmp_path / "test", (1, 2, 3))
+    data = decoded(f"imagefolder:{tmp_path}", train_per_class=5)
+    assert data.train_labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    assert data.train_images.mean((1, 2)).argmax(1).tolist() == data.train_labels.tolist()
+
+
 def test_the_pixels_of_a_folder_are_those_of_its_files(tmp_path: Path) -> None:
     image_folder(tmp_path / "train", (2, 2, 2))
     image_folder(tmp_path / "test", (2, 2, 2), seed=1)
