@@ -111,5 +111,14 @@ def main() -> None:
     """Train, export, serve and measure sample-adaptive cascades of image classifiers."""
 
 
+@main.result_callback()
+def finish(trained: Any) -> None:
+    """Make the bundle that a recipe ends in; here, because training knows nothing of export."""
+    if trained is None or trained[0].recipe.export is None:
+        return
+    run, quiet = trained
+    importlib.import_module("export.__main__").export_last(run, quiet=quiet)
+
+
 if __name__ == "__main__":
     main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -13,11 +13,14 @@ from cascade import bundle
 from cascade.errors import CascadeError
 from cascade.keys import read_trusted
 from cascade.manifest import ImageType
+from export import make
 from export.show import profile_table, tables
 from export.trust import FOLDER, KEY, SIGNED, golden_command, golden_line, keygen_command, sign_command
 from export.verify import verify
 
-PIXELS: ImageType = "uint8"
+if TYPE_CHECKING:
+    from training.run import Run
+
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -83,72 +86,30 @@ def export_command(
 
             run_search(opened(source, recipe, settings, quiet=quiet), out, quiet=quiet)
         elif is_bundle and fused and precision == "fp32":
-            _fuse(source, out, triton, name=name, version=version, pixels=pixels, takes=takes)
+            make.fuse(source, out, triton, name=name, version=version, pixels=pixels, takes=takes)
             return
         elif is_bundle or precision != "fp32":
-            _derive(source, out, precision, recipe, settings, name=name, version=version, takes=takes, quiet=quiet)
+            make.derive(source, out, precision, recipe, settings, name=name, version=version, takes=takes, quiet=quiet)
         else:
-            _build(source, out, name=name, version=version or "1", takes=takes, quiet=quiet)
+            make.build(source, out, name=name, version=version or "1", takes=takes, quiet=quiet)
         if fused:
-            _fuse(out, out, triton, name=None, version=None, pixels=pixels)
+            make.fuse(out, out, triton, pixels=pixels)
     except CascadeError as error:
         raise click.ClickException(str(error)) from error
 
 
-def _build(run: Path, out: Path, *, name: str | None, version: str, takes: ImageType | None, quiet: bool) -> None:
-    from export.build import build
-    from training.run import open_run
+def export_last(run: Run, *, quiet: bool) -> None:
+    """Make the bundle that a recipe ends in, as `rescade train` does.
 
-    built = build(open_run(run), out, name=name, version=version, takes=takes or PIXELS, quiet=quiet)
-    click.echo(
-        f"wrote {out}: {len(built.manifest.stages)} stages, threshold {built.manifest.exit.threshold:.6f}; same logits "
-        f"as torch within {built.parity.largest:.1g} on {built.parity.samples} images, same classes and exits"
-    )
+    Raises:
+        ClickException: it cannot be made.
+    """
+    from export.last import last
 
-
-def _fuse(
-    source: Path,
-    out: Path,
-    triton: Path | None,
-    *,
-    name: str | None,
-    version: str | None,
-    pixels: bool,
-    takes: ImageType | None = None,
-) -> None:
-    from export import onefile
-    from export.triton import write_repository
-
-    made = onefile.export(source, out, pixels=pixels, name=name, version=version, takes=takes)
-    click.echo(
-        f"wrote {out / onefile.FILE}: all {len(made.models)} stages, same logits, classes and exits as one by one"
-    )
-    if triton is not None:
-        click.echo(f"wrote {write_repository(made, triton)}")
-
-
-def _derive(
-    source: Path,
-    out: Path,
-    precision: str,
-    recipe: Path | None,
-    settings: tuple[str, ...],
-    *,
-    name: str | None,
-    version: str | None,
-    takes: ImageType | None,
-    quiet: bool,
-) -> None:
-    from export.derive import derive, precisions_of
-    from export.sources import opened
-
-    start = opened(source, recipe, settings, quiet=quiet)
-    kinds = precisions_of(precision, len(start.bundle.models))
-    derived = derive(start.bundle, out, start.splits, kinds, name=name, version=version, takes=takes or PIXELS)
-    click.echo(
-        f"wrote {out}: {', '.join(kinds)}, threshold {derived.manifest.exit.threshold:.6f}; the same class as the "
-        f"float32 cascade for {derived.same_classes:.2%} of the test images"
-    )
+    try:
+        last(run, quiet=quiet)
+    except CascadeError as error:
+        raise click.ClickException(str(error)) from error
 
 
 @main.command("verify")

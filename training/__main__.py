@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from cascade.errors import CascadeError
+from training.device import is_first
 from training.evaluate import evaluate
 from training.methods.base import METHODS, described, import_all
 from training.models import SIZE
@@ -20,7 +21,7 @@ from training.models.reused import parsed
 from training.pruning.sparsity import sparsity_of, sparsity_table
 from training.published import FOLDER, shipped
 from training.recipe import load
-from training.run import open_run
+from training.run import Run, open_run
 from training.steps import run_recipe
 from training.table import accuracy_table, network_line, published_line, recipe_lines, reuse_lines
 
@@ -56,12 +57,16 @@ def train_command(
     reuse: tuple[Path, ...],
     *,
     quiet: bool,
-) -> None:
-    """Train a cascade from RECIPE. Run it again to go on where it was stopped."""
+) -> tuple[Run, bool] | None:
+    """Train a cascade from RECIPE. Run it again to go on where it was stopped.
+
+    The bundle that a recipe may end in is made by `rescade train`, not by `python -m training train`.
+    """
     try:
-        run_recipe(load(recipe, settings, row).scaled(scale), out, quiet=quiet, reuse=reuse)
+        run = run_recipe(load(recipe, settings, row).scaled(scale), out, quiet=quiet, reuse=reuse)
     except CascadeError as error:
         raise click.ClickException(str(error)) from error
+    return (run, quiet) if is_first() else None  # for `rescade`, which knows of export
 
 
 @main.command("evaluate")

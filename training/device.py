@@ -86,6 +86,11 @@ class Device:
             distributed.barrier()
 
 
+def is_first() -> bool:
+    """Whether this is the only process, or the first of those that torchrun has started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def choose(settings: Runtime) -> Device:
     """Set torch up as a recipe's runtime says, and join the other processes where torchrun started some.
 

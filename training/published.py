@@ -18,7 +18,7 @@ from training.settings import Frozen
 
 FOLDER = Path(__file__).with_name("recipes")
 BASES = "bases"
-HARMLESS = ("seed", "name", "runtime", "data.root", "data.name")
+HARMLESS = ("seed", "name", "runtime", "export", "data.root", "data.name")
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 

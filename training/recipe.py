@@ -21,6 +21,7 @@ from training.settings import (
     DESIGNED,
     DataConfig,
     ExitConfig,
+    ExportConfig,
     Frozen,
     NetworkConfig,
     ResidualConfig,
@@ -31,7 +32,7 @@ from training.settings import (
 
 
 class Recipe(Frozen):
-    """A whole run: data, teacher, first student, res-students, exit rule.
+    """A whole run: data, teacher, first student, res-students, exit rule, bundle.
 
     `teachers` are for methods that learn from several; a recipe has those or one `teacher`. `published` is what papers
     have reached with it.
@@ -47,6 +48,7 @@ class Recipe(Frozen):
     student: NetworkConfig
     residual: ResidualConfig | None = None
     exit: ExitConfig = ExitConfig()
+    export: ExportConfig | None = None
     published: Published | None = None
 
     @model_validator(mode="after")
@@ -102,6 +104,17 @@ class Recipe(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _precisions_fit(self) -> Self:
+        count = 1 if self.export is None else len(self.export.precision.split(","))
+        stop = None if self.residual is None else self.residual.stop
+        if count > 1 and stop is not None and stop.energy is not None:
+            raise ValueError("export.precision names one a stage, and residual.stop.energy leaves their number open")
+        stages = 1 if stop is None else 1 + (stop.count or 0)
+        if count not in (1, stages):
+            raise ValueError(f"export.precision names {count} precisions for {stages} stages: name one, or each")
+        return self
+
     def teachers_by_step(self) -> dict[str, TeacherConfig]:
         """Each teacher under the name of its step: `teacher`, or `teacher1`, `teacher2`, ... of several."""
         if self.teacher is not None:
@@ -141,8 +154,8 @@ class Recipe(Frozen):
         return self.model_copy(update={**changes, "schedule": self.schedule.model_copy(update=scaled({}))})
 
     def run_id(self) -> str:
-        """sha256 of the resolved recipe, 16 hex digits; what it runs on, and what was published, are left out."""
-        resolved = json.dumps(self.model_dump(mode="json", exclude={"runtime", "published"}), sort_keys=True)
+        """sha256 of the resolved recipe, 16 hex digits; not of what it runs on, is exported as, or has published."""
+        resolved = json.dumps(self.model_dump(mode="json", exclude={"runtime", "export", "published"}), sort_keys=True)
         return hashlib.sha256(resolved.encode()).hexdigest()[:16]
 
 

@@ -282,3 +282,29 @@ class ExitConfig(Frozen):
     rho: Positive = 0.9
     reference: Literal["S_n", "T"] = "S_n"
     threshold: float | None = None
+
+
+class ExportConfig(Frozen):
+    """The bundle that `rescade train` makes last; its threshold follows the recipe's `exit`.
+
+    Attributes:
+        folder: of the bundle, inside the run's.
+        version: of the bundle.
+        precision: fp32, fp16 or int8; or one a stage, such as `int8,fp32`.
+        fused: put the whole cascade into one more ONNX file.
+        pixels: let that file take uint8 images of any size.
+    """
+
+    folder: Name = "bundle"
+    version: Name = "1"
+    precision: Annotated[str, Field(pattern=r"^(fp32|fp16|int8)(,(fp32|fp16|int8))*$")] = "fp32"
+    fused: bool = False
+    pixels: bool = False
+
+    @model_validator(mode="after")
+    def _pixels_of_something(self) -> Self:
+        if self.pixels and not self.fused:
+            raise ValueError("pixels says something of the one file that fused makes: add fused, or leave pixels out")
+        if self.folder in ("steps", "logits", "tensorboard"):
+            raise ValueError(f"the run keeps files of its own in {self.folder!r}: take another folder")
+        return self

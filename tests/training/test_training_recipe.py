@@ -280,6 +280,34 @@ def test_what_it_runs_on_is_the_same_run() -> None:
     assert run_id(runtime={"threads": 7, "precision": "bf16", "compile": True}) == run_id()
 
 
+def test_what_it_is_exported_as_is_the_same_run() -> None:
+    assert run_id(export={"precision": "int8", "fused": True}) == run_id()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"export": {"pixels": True}}, "add fused"),
+        ({"export": {"folder": "steps"}}, "take another folder"),
+        ({"export": {"folder": "../elsewhere"}}, r"export\.folder"),
+        ({"export": {"precision": "int4"}}, r"export\.precision"),
+        ({"export": {"precision": "int8,fp32"}}, "2 precisions for 3 stages"),
+        ({"export": {"precision": "int8,fp32"}, "residual": None}, "2 precisions for 1 stages"),
+        (
+            {"export": {"precision": "int8,fp32"}, "residual": {"models": ["resnet8_a"], "stop": {"energy": 0.9}}},
+            "leaves their number open",
+        ),
+    ],
+)
+def test_an_export_that_cannot_be_made_is_refused_before_training(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        parse(document(**changes), "tiny")
+
+
+def test_a_precision_for_each_stage_fits_a_known_number_of_them() -> None:
+    parse(document(export={"precision": "int8,fp32,fp16"}), "tiny")
+
+
 def test_a_changed_default_is_another_run() -> None:
     class Later(Recipe):
         schedule: Schedule = Schedule(epochs=3)

@@ -90,9 +90,15 @@ class TrainingSet:
 
 
 class MethodConfig(BaseModel):
-    """Settings of a method: immutable, and unknown keys are errors."""
+    """Settings of a method: immutable, and unknown keys are errors.
+
+    Attributes:
+        NETWORKS: those of the settings that name a file with a network; what is in it counts, not where it lies.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    NETWORKS: ClassVar[tuple[str, ...]] = ()
 
 
 class Method(nn.Module):
