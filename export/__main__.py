@@ -11,8 +11,8 @@ from rich.console import Console
 
 from cascade import bundle
 from cascade.errors import CascadeError
+from cascade.files import ImageType
 from cascade.keys import read_trusted
-from cascade.manifest import ImageType
 from export import make
 from export.show import profile_table, tables
 from export.trust import FOLDER, KEY, SIGNED, golden_command, golden_line, keygen_command, sign_command

@@ -15,8 +15,10 @@ from torch import nn
 
 from cascade import bundle
 from cascade.errors import BundleError
+from cascade.fields import Name
 from cascade.figures import Sample, measure
-from cascade.manifest import ImageType, Input, Manifest, Name, Preprocess, Provenance, Stage, Tensor
+from cascade.files import ImageType, Input, Stage, Tensor
+from cascade.manifest import Manifest, Preprocess, Provenance
 from export import golden, parity
 from export.calibrate import exit_rule
 from export.count import count

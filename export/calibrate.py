@@ -6,7 +6,7 @@ Source: ResKD, Eq. 10 and its experiments: TH = rho * Energy(ref, D_v), with ref
 from __future__ import annotations
 
 from cascade.figures import Sample, mean_energy
-from cascade.manifest import ExitRule, ThresholdRule
+from cascade.rules import ExitRule, ThresholdRule
 from training.evaluate import reference, threshold_for
 from training.settings import ExitConfig
 

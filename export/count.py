@@ -13,7 +13,7 @@ import onnx
 from onnx import NodeProto, shape_inference
 
 from cascade.errors import BundleError
-from cascade.manifest import Stage
+from cascade.files import Stage
 from export.pixel_input import without_pixels
 
 # Where the weights are among a layer's inputs.

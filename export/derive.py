@@ -16,8 +16,10 @@ from cascade import bundle
 from cascade.bundle import Bundle
 from cascade.errors import BundleError
 from cascade.figures import Sample, energy_threshold, mean_energy, measure, running_sums
-from cascade.manifest import ExitRule, Figures, ImageType, Manifest, Precision, Provenance, Quantiser, Stage
+from cascade.files import ImageType, Precision, Quantiser, Stage
+from cascade.manifest import Figures, Manifest, Provenance
 from cascade.replay import replay
+from cascade.rules import ExitRule
 from export import golden
 from export import splits as image_splits
 from export.count import count

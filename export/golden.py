@@ -14,8 +14,9 @@ import numpy as np
 from cascade import bundle
 from cascade.bundle import Bundle
 from cascade.errors import BundleError
+from cascade.files import GoldenFile
 from cascade.golden import FIELD, Golden, choose, pack
-from cascade.manifest import GoldenFile, Manifest
+from cascade.manifest import Manifest
 from cascade.pixels import Pixels
 from cascade.replay import replay
 from export.session import Array, Session, sessions

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cascade.manifest import ImageType
+from cascade.files import ImageType
 
 PIXELS: ImageType = "uint8"
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from cascade import bundle
 from cascade.bundle import Bundle
-from cascade.manifest import Fused, ImageType, Manifest
+from cascade.files import Fused, ImageType
+from cascade.manifest import Manifest
 from export import whole
 from export.fused import fuse
 from export.parts import load

@@ -14,7 +14,8 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, checker, helper, numpy
 
 from cascade.bundle import Bundle, sha256
 from cascade.errors import BundleError
-from cascade.manifest import ImageType, Input, Preprocess, Stage
+from cascade.files import ImageType, Input, Stage
+from cascade.manifest import Preprocess
 from cascade.pixels import scale_and_shift
 from export.parts import load
 

@@ -19,8 +19,9 @@ from rich.table import Table
 
 from cascade.errors import BundleError
 from cascade.exits import Floats
+from cascade.fields import Frozen
 from cascade.figures import Sample
-from cascade.manifest import Frozen, Precision, Quantiser
+from cascade.files import Precision, Quantiser
 from cascade.replay import replay
 from export.derive import converted, exit_rule
 from export.session import Session

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cascade.bundle import MANIFEST, Bundle
 from cascade.errors import RecipeError
-from cascade.manifest import Quantiser
+from cascade.files import Quantiser
 from export.derive import source_of
 from export.splits import Splits, load
 from training import recipe as recipes

@@ -16,9 +16,10 @@ import numpy as np
 from cascade import bundle
 from cascade.bundle import Bundle
 from cascade.errors import BundleError
+from cascade.files import Stage
 from cascade.golden import check as check_golden
 from cascade.golden import unpack
-from cascade.manifest import Manifest, Preprocess, Stage
+from cascade.manifest import Manifest, Preprocess
 from cascade.pixels import Pixels, normalise
 from cascade.signature import Trusted
 from export import whole

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cascade.bundle import Bundle
 from cascade.errors import BundleError
-from cascade.manifest import Fused, Value
+from cascade.files import Fused, Value
 from cascade.pixels import Pixels, normalise
 from cascade.replay import Replay, replay
 from export.session import Session, opened

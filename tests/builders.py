@@ -18,22 +18,12 @@ from PIL import Image
 from cascade.bundle import Bundle, sha256, write
 from cascade.combine import EnergyDefinition
 from cascade.exits import Floats
+from cascade.files import GoldenFile, Input, Stage, Tensor
 from cascade.golden import Golden, pack
-from cascade.manifest import (
-    Estimate,
-    ExitRule,
-    GoldenFile,
-    Input,
-    Manifest,
-    Preprocess,
-    Profile,
-    Provenance,
-    Stage,
-    Tensor,
-    ThresholdRule,
-)
+from cascade.manifest import Manifest, Preprocess, Provenance
 from cascade.pixels import Pixels, scale_and_shift
 from cascade.replay import replay
+from cascade.rules import Estimate, ExitRule, Profile, ThresholdRule
 from server.costs import Costs
 from server.runtime import Images, OnnxRuntime
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cascade.errors import RecipeError
+from cascade.fields import Frozen
 from cascade.figures import Sample, accuracy, energy_threshold, mean_energy, measure, running_sums, sweep
-from cascade.manifest import Figures, Frozen
+from cascade.manifest import Figures
 from training import checkpoint
 from training.data import Batches, Split, load
 from training.device import choose

@@ -13,7 +13,7 @@ from typing import Any, Self
 from pydantic import ValidationError, model_validator
 
 from cascade.errors import RecipeError
-from cascade.manifest import Name
+from cascade.fields import Name
 from training.document import put, read
 from training.published import Published, forget_row, take_row
 from training.reasons import reasons

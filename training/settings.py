@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cascade.combine import EnergyDefinition
-from cascade.manifest import Name, Preprocess
+from cascade.fields import Name
+from cascade.manifest import Preprocess
 from training.reasons import reasons
 
 Positive = Annotated[float, Field(gt=0)]

@@ -13,7 +13,9 @@ from cascade import bundle
 from cascade.bundle import Bundle
 from cascade.errors import BundleError, RecipeError
 from cascade.figures import Sample, energy_threshold, measure, running_sums
-from cascade.manifest import ExitRule, Manifest, Precision, Quantiser, ThresholdRule
+from cascade.files import Precision, Quantiser
+from cascade.manifest import Manifest
+from cascade.rules import ExitRule, ThresholdRule
 from export.build import Built
 from export.count import count
 from export.derive import Derived, best_quantiser, derive, exit_rule, precisions_of, source_of

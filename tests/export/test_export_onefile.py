@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from cascade import bundle
 from cascade.bundle import Bundle
 from cascade.errors import BundleError
-from cascade.manifest import Fused
+from cascade.files import Fused
 from cascade.pixels import normalise
 from export.fused import fuse
 from export.onefile import FILE, export, fused_bundle

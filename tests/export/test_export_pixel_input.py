@@ -12,7 +12,7 @@ import pytest
 from cascade import bundle
 from cascade.bundle import Bundle, sha256
 from cascade.errors import BundleError
-from cascade.manifest import ImageType
+from cascade.files import ImageType
 from cascade.pixels import normalise
 from export.count import count
 from export.onefile import fused_bundle
