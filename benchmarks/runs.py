@@ -19,8 +19,8 @@ from typing import Any
 import torch
 import yaml
 
+from cascade.fields import Frozen
 from cascade.figures import accuracy
-from cascade.manifest import Frozen
 from training.data import Batches, Data, load
 from training.evaluate import labels_of, logits_of
 from training.pruning.compare import agreement

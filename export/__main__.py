@@ -11,6 +11,7 @@ from rich.console import Console
 
 from cascade import bundle
 from cascade.errors import CascadeError
+from cascade.files import ImageType
 from cascade.keys import read_trusted
 from export import make
 from export.show import profile_table, tables
@@ -34,6 +35,13 @@ def main() -> None:
 @click.option("--name", help="Name of the bundle; default the recipe's, or the source's with the precision.")
 @click.option("--version", help="Version of the bundle; default the source's, or 1.")
 @click.option("--precision", default="fp32", show_default=True, help="fp32, fp16 or int8; or one a stage: int8,fp32.")
+@click.option(
+    "--input",
+    "takes",
+    type=click.Choice(["uint8", "float32"]),
+    help="What the stages take: pixels, or images normalised by the manifest's rule. Default uint8, or, where --fused "
+    "takes a bundle as it is, what it has.",
+)
 @click.option("--search", is_flag=True, help="Measure precisions on D_v instead, and write the Pareto front to OUT.")
 @click.option("--recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="What a BUNDLE came from.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Put a value over that recipe's.")
@@ -52,6 +60,7 @@ def export_command(
     recipe: Path | None,
     settings: tuple[str, ...],
     triton: Path | None,
+    takes: ImageType | None,
     *,
     search: bool,
     fused: bool,
@@ -67,6 +76,8 @@ def export_command(
         raise click.UsageError("--pixels and --triton say something of the one file that --fused makes: add --fused")
     if search and fused:
         raise click.UsageError("--search makes no bundle that --fused could put into one file")
+    if search and takes:
+        raise click.UsageError("--search makes no bundle, and --input says what the stages of one take: leave one out")
     is_bundle = (source / bundle.MANIFEST).is_file()
     try:
         if search:
@@ -75,12 +86,12 @@ def export_command(
 
             run_search(opened(source, recipe, settings, quiet=quiet), out, quiet=quiet)
         elif is_bundle and fused and precision == "fp32":
-            make.fuse(source, out, triton, name=name, version=version, pixels=pixels)
+            make.fuse(source, out, triton, name=name, version=version, pixels=pixels, takes=takes)
             return
         elif is_bundle or precision != "fp32":
-            make.derive(source, out, precision, recipe, settings, name=name, version=version, quiet=quiet)
+            make.derive(source, out, precision, recipe, settings, name=name, version=version, takes=takes, quiet=quiet)
         else:
-            make.build(source, out, name=name, version=version or "1", quiet=quiet)
+            make.build(source, out, name=name, version=version or "1", takes=takes, quiet=quiet)
         if fused:
             make.fuse(out, out, triton, pixels=pixels)
     except CascadeError as error:

@@ -6,9 +6,21 @@ from pathlib import Path
 
 import click
 
+from cascade.files import ImageType
 
-def build(run: Path, out: Path, *, name: str | None = None, version: str = "1", quiet: bool = False) -> None:
-    """A finished run to a bundle in float32.
+PIXELS: ImageType = "uint8"
+
+
+def build(
+    run: Path,
+    out: Path,
+    *,
+    name: str | None = None,
+    version: str = "1",
+    takes: ImageType | None = None,
+    quiet: bool = False,
+) -> None:
+    """A finished run to a bundle in float32, whose stages take pixels unless something else is said.
 
     Raises:
         CascadeError: as `export.build.build`.
@@ -16,7 +28,7 @@ def build(run: Path, out: Path, *, name: str | None = None, version: str = "1", 
     from export import build as builder
     from training.run import open_run
 
-    built = builder.build(open_run(run), out, name=name, version=version, quiet=quiet)
+    built = builder.build(open_run(run), out, name=name, version=version, takes=takes or PIXELS, quiet=quiet)
     click.echo(
         f"wrote {out}: {len(built.manifest.stages)} stages, threshold {built.manifest.exit.threshold:.6f}; same logits "
         f"as torch within {built.parity.largest:.1g} on {built.parity.samples} images, same classes and exits"
@@ -31,6 +43,7 @@ def fuse(
     name: str | None = None,
     version: str | None = None,
     pixels: bool = False,
+    takes: ImageType | None = None,
 ) -> None:
     """A bundle to one with its cascade in one file as well, and to a model repository for Triton.
 
@@ -40,7 +53,7 @@ def fuse(
     from export import onefile
     from export.triton import write_repository
 
-    made = onefile.export(source, out, pixels=pixels, name=name, version=version)
+    made = onefile.export(source, out, pixels=pixels, name=name, version=version, takes=takes)
     click.echo(
         f"wrote {out / onefile.FILE}: all {len(made.models)} stages, same logits, classes and exits as one by one"
     )
@@ -57,6 +70,7 @@ def derive(
     *,
     name: str | None = None,
     version: str | None = None,
+    takes: ImageType | None = None,
     quiet: bool = False,
 ) -> None:
     """A bundle or a run to a bundle in other precisions.
@@ -69,7 +83,7 @@ def derive(
 
     start = opened(source, recipe, settings, quiet=quiet)
     kinds = deriver.precisions_of(precision, len(start.bundle.models))
-    derived = deriver.derive(start.bundle, out, start.splits, kinds, name=name, version=version)
+    derived = deriver.derive(start.bundle, out, start.splits, kinds, name=name, version=version, takes=takes or PIXELS)
     click.echo(
         f"wrote {out}: {', '.join(kinds)}, threshold {derived.manifest.exit.threshold:.6f}; the same class as the "
         f"float32 cascade for {derived.same_classes:.2%} of the test images"

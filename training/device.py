@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from cascade.errors import DeviceUnavailable
-from training.recipe import Runtime
+from training.settings import Runtime
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -1,0 +1,100 @@
+"""The comparison of distillation methods: which have a row, what is run again, and what the table says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.distillation import ELSEWHERE, METHODS, TRIALS, Comparison, rows_of, show
+from benchmarks.distillation_cost import held_by
+from training.methods.base import METHODS as REGISTERED
+from training.methods.base import find, import_all
+
+pytestmark = pytest.mark.train
+
+
+def compared(out: Path, *lines: dict[str, Any], cost: dict[str, Any] | None = None) -> Comparison:
+    found = Comparison("reuse", out)
+    for line in lines:
+        found.note(line.pop("method"), line.pop("seed"), {"macs": 2_000_000, **line})
+    if cost is not None:
+        (found.folder / "cost.json").write_text(json.dumps(cost))
+    return found
+
+
+def test_every_registered_method_has_a_row_or_a_reason_why_not() -> None:
+    import_all()
+    named = [settings["name"] for settings in METHODS.values()]
+    assert {*named, *ELSEWHERE} == set(REGISTERED)
+    assert not {*named} & {*ELSEWHERE}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_of_a_row_are_those_of_a_method(name: str) -> None:
+    kind, config = find(METHODS[name])
+    assert kind.name == METHODS[name]["name"]
+    assert getattr(config, "bench", "none") in ({"reskd"} if "L2" in name else {"crd", "simkd", "none"})
+
+
+def test_the_table_has_mean_and_deviation_of_the_seeds_and_the_difference_to_plain(tmp_path: Path) -> None:
+    lines = [("vanilla", 0, 0.5), ("vanilla", 1, 0.6), ("kd", 0, 0.62), ("kd", 1, 0.64)]
+    table = rows_of(compared(tmp_path, *({"method": m, "seed": s, "accuracy": a} for m, s, a in lines)))
+    assert list(table) == [
+        ("`vanilla`", "55.00% ± 7.07 (2)", "", "2.00", "", "", ""),
+        ("`kd`", "63.00% ± 1.41 (2)", "+8.00", "2.00", "", "", ""),
+        ("`simkd`", "not run", "", "", "", "", ""),
+    ]
+
+
+def test_costs_are_given_relative_to_plain_training(tmp_path: Path) -> None:
+    cost = {
+        "vanilla": {"seconds": 0.02, "held": 1000, "helpers": 0},
+        "simkd": {"seconds": 0.03, "held": 1500, "helpers": 1234},
+    }
+    row = compared(tmp_path, {"method": "vanilla", "seed": 0, "accuracy": 0.5}, cost=cost)
+    assert list(rows_of(row))[-1][-3:] == ("1.50", "1.50", "1,234")
+
+
+def test_a_run_that_diverged_is_counted_and_not_averaged(tmp_path: Path) -> None:
+    row = compared(
+        tmp_path,
+        {"method": "kd", "seed": 0, "accuracy": 0.5},
+        {"method": "kd", "seed": 1, "accuracy": None, "error": "loss 'ts' is nan"},
+    )
+    assert list(rows_of(row))[1][1] == "50.00% (1), 1 of 2 diverged"
+
+
+def test_a_run_in_the_file_is_not_run_again(tmp_path: Path) -> None:
+    before = compared(tmp_path, {"method": "kd", "seed": 3, "accuracy": 0.5})
+    lines = before.results.read_text()
+    before.run("kd", 3)
+    assert before.results.read_text() == lines
+    assert not before.place("kd", 3).exists()
+
+
+def test_a_run_that_is_not_in_the_file_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {"epochs": 1, "batch_size": 256, "policy": "cosine"}
+    trial = TRIALS["digits"].__class__("digits", "resnet8_0.125_a", "resnet8_0.125_a", few, 1, ("vanilla", "kd"))
+    monkeypatch.setitem(TRIALS, "tiny", trial)
+    tiny = Comparison("tiny", tmp_path)
+    tiny.run("kd", 0)
+    assert set(tiny.noted()) == {("teacher", 0), ("kd", 0)}
+    assert 0 <= tiny.noted()["kd", 0]["accuracy"] <= 1
+
+
+def test_the_printed_table_is_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show(compared(tmp_path, {"method": "teacher", "seed": 0, "accuracy": 0.75}))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Teacher resnet14_2_a: 75.00%. Student resnet20_a."
+    assert {line.count("|") for line in lines[2:]} == {8}
+
+
+def test_memory_held_for_the_backward_pass_counts_storages_once_and_no_parameters() -> None:
+    weight, x = torch.ones(4, 3, requires_grad=True), torch.ones(5, 3)
+    rectified = 5 * 4 * 4  # what a ReLU keeps, float32
+    assert held_by(lambda: (x @ weight.T).relu().sum(), [weight]) == x.nbytes + rectified
+    assert held_by(lambda: (x @ weight.T + x @ weight.T).relu().sum(), [weight]) == x.nbytes + rectified
