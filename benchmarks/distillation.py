@@ -139,7 +139,16 @@ class Comparison:
             self.note("teacher", 0, self.tested(run_recipe(recipe, folder, quiet=True)))
         return folder
 
-    def recipe(self, seed: int, method: dict[str, Any], student: str, schedule: dict[str, Any], **more: Any) -> Recipe:
+    def recipe(
+        self,
+        seed: int,
+        method: dict[str, Any],
+        student: str,
+        schedule: dict[str, Any],
+        *,
+        teacher: dict[str, Any] | None = None,
+        start: str | None = None,
+    ) -> Recipe:
         """One run of this trial."""
         given = {
             "name": "distillation",
@@ -147,20 +156,20 @@ class Comparison:
             "data": self.data(),
             "runtime": {"device": "cpu", "precision": self.trial.precision, "threads": 1},
             "schedule": self.trial.schedule,
-            "student": {"model": student, "method": method, "schedule": schedule, **more.pop("student", {})},
-            **more,
+            "student": {"model": student, "method": method, "schedule": schedule, "start": start},
+            "teacher": teacher,
         }
         return parse(given, "distillation")
 
     def recipe_for(self, method: str, seed: int) -> Recipe:
         """A student's run; whatever it begins with is trained if it is not there."""
-        more: dict[str, Any] = {}
+        start = teacher = None
         if method in BODY_FROM:
             self.run(BODY_FROM[method], seed)
-            more["student"] = {"start": str(self.place(BODY_FROM[method], seed))}
+            start = str(self.place(BODY_FROM[method], seed))
         if method not in (PLAIN, "dml", *BODY_FROM):
-            more["teacher"] = {"run": str(self.teacher()), "step": "student"}
-        return self.recipe(seed, METHODS[method], self.trial.student, {}, **more)
+            teacher = {"run": str(self.teacher()), "step": "student"}
+        return self.recipe(seed, METHODS[method], self.trial.student, {}, teacher=teacher, start=start)
 
     def place(self, method: str, seed: int) -> Path:
         """Folder of a run."""
