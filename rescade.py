@@ -26,6 +26,7 @@ VERBS = {
     "evaluate": ("training.__main__", "evaluate_command", "Measure a finished run, and store its logits."),
     "sparsity": ("training.__main__", "sparsity_command", "Say what pruning left of a run's teacher."),
     "methods": ("training.__main__", "methods_command", "List the training methods."),
+    "recipes": ("training.__main__", "recipes_command", "List the recipes, and what was published of them."),
     "models": ("training.__main__", "models_command", "List the networks, with their cost."),
     "reuse": ("training.__main__", "reuse_command", "Count what SimKD would serve of a student and its teachers."),
     "export": ("export.__main__", "export_command", "Make a bundle of a finished run."),
@@ -108,6 +109,15 @@ class Verbs(click.Group):
 @click.version_option(package_name="rescade")
 def main() -> None:
     """Train, export, serve and measure sample-adaptive cascades of image classifiers."""
+
+
+@main.result_callback()
+def finish(trained: Any) -> None:
+    """Make the bundle that a recipe ends in; here, because training knows nothing of export."""
+    if trained is None or trained[0].recipe.export is None:
+        return
+    run, quiet = trained
+    importlib.import_module("export.__main__").export_last(run, quiet=quiet)
 
 
 if __name__ == "__main__":

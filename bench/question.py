@@ -42,6 +42,7 @@ class Options(TypedDict, total=False):
         logits: whether to give the logits.
         deadline_ms: time the server may take, milliseconds from the call; nothing is repeated after it.
         allow_truncated: whether at the deadline an answer of the stages that ran is better than none.
+        priority: whose images run first where several wait: 1 before 2 before 3; 0 is as 2.
         request_id: name of the request in the server's log.
         timeout_s: longest time for the call with all its attempts, seconds; else the client's.
     """
@@ -53,6 +54,7 @@ class Options(TypedDict, total=False):
     logits: bool
     deadline_ms: float | None
     allow_truncated: bool
+    priority: int | None
     request_id: str | None
     timeout_s: float | None
 
@@ -111,6 +113,7 @@ def target(options: Options) -> str:
             "logits": options.get("logits"),
             "allow_truncated": options.get("allow_truncated"),
             "profile": options.get("profile"),
+            "priority": options.get("priority"),
         }
     )
 

@@ -25,9 +25,9 @@ from bench.errors import ClientError
 from benchmarks.common import encoded, serving
 from cascade import bundle
 from cascade.bundle import Bundle
-from cascade.manifest import ExitRule, ThresholdRule
 from cascade.pixels import normalise
 from cascade.replay import replay
+from cascade.rules import ExitRule, ThresholdRule
 from server.images import read_image
 from server.runtime import OnnxRuntime
 

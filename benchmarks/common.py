@@ -18,8 +18,9 @@ from PIL import Image
 
 from cascade import bundle
 from cascade.combine import first, join
-from cascade.exits import exits
-from cascade.pixels import normalise, to_pixels
+from cascade.exits import Floats, exits
+from cascade.feeds import feeds
+from cascade.pixels import Pixels, to_pixels
 
 
 @contextlib.contextmanager
@@ -77,19 +78,24 @@ def _unserved(folder: Path, images: Path, count: int, seconds: float) -> float:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     sessions = [onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"]) for model in read.models]
-    names = [([stage.output.name], stage.input.name) for stage in manifest.stages]
+    outputs, takes = [[stage.output.name] for stage in manifest.stages], [stage.input for stage in manifest.stages]
+
+    def run(number: int, pixels: Pixels) -> Floats:
+        given = feeds(pixels, takes[number].name, takes[number].shift, manifest.preprocess)
+        logits: Floats = sessions[number].run(outputs[number], given)[0]
+        return logits
+
     done, began = 0, time.perf_counter()
     while (spent := time.perf_counter() - began) < seconds:
         chosen = [rows[(done + place) % len(rows)] for place in range(8)]
-        pixels = [to_pixels(Image.open(io.BytesIO(data)), manifest.preprocess) for data in chosen]
-        inputs = normalise(np.stack(pixels), manifest.preprocess)
-        logits, energies, _ = first(sessions[0].run(names[0][0], {names[0][1]: inputs})[0])
-        going = np.arange(len(inputs))
+        pixels = np.stack([to_pixels(Image.open(io.BytesIO(data)), manifest.preprocess) for data in chosen])
+        logits, energies, _ = first(run(0, pixels))
+        going = np.arange(len(pixels))
         for number in range(1, len(sessions)):
             going = going[~exits(energies[going], manifest.exit.threshold)]
             if not going.size:
                 break
-            output = sessions[number].run(names[number][0], {names[number][1]: inputs[going]})[0]
+            output = run(number, pixels[going])
             logits[going], energies[going], _ = join(logits[going], energies[going], output, manifest.exit.definition)
         done += len(chosen)
     return done / spent

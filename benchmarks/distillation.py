@@ -56,12 +56,16 @@ ELSEWHERE = {
     "aekd": "several teachers",
     "aekd_f": "several teachers",
     "aveg": "several teachers",
+    "cmi": "makes its own images",
+    "cmi_simkd": "makes its own images",
+    "dafl": "makes its own images",
     "finetune_kd": "goes on from another student",
     "joint_rd": "networks of its own",
     "margin_kd": "networks of its own",
     "res_kd": "trains what follows a student",
     "simkd_v": "several teachers",
     "slimming": "prunes",
+    "zskt": "makes its own images",
 }
 BODY_FROM = {"simkd_sequential": "simkd"}
 PER_CLASS = 1000  # of CIFAR-10's 5,000 training images

@@ -23,6 +23,7 @@ from cascade import bundle
 from cascade.pixels import normalise, to_pixels
 from cascade.replay import Replay
 from export.onefile import fused_bundle
+from export.pixel_input import taking
 from export.session import Array, sessions
 from export.staged import staged
 from export.whole import Whole
@@ -63,7 +64,7 @@ def main(folder: Path, images: Path, count: int, rounds: int) -> None:
     paths = sorted(path for path in images.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     chosen = [paths[place] for place in np.linspace(0, len(paths) - 1, count).astype(int)]
     inputs = normalise(np.stack([to_pixels(Image.open(path), rule) for path in chosen]), rule)
-    stages = sessions(read.models)
+    stages = sessions(taking(read, "float32").models)
     made = fused_bundle(read)
     assert made.fused is not None
     whole = Whole(made.fused)

@@ -23,6 +23,7 @@ from cascade.bundle import Bundle
 from cascade.combine import first, join
 from cascade.exits import exits
 from cascade.pixels import normalise, to_pixels
+from export.pixel_input import taking
 from export.session import Array, Session, sessions
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -58,7 +59,7 @@ def load(folder: Path, count: int, read: Bundle) -> Array:
 
 def jobs_of(read: Bundle, inputs: Array, batch: int) -> dict[str, Callable[[], object]]:
     """What is timed of a bundle: each stage over every image, and the cascade."""
-    opened = sessions(read.models)
+    opened = sessions(taking(read, "float32").models)
 
     def alone(session: Session) -> Callable[[], object]:
         return lambda: session.in_batches(inputs, batch)

@@ -42,7 +42,9 @@ def softmax(logits: NDArray[Any]) -> Floats:
         raise BadShape(f"logits must be (batch, classes), not {logits.shape}")
     with np.errstate(invalid="ignore", over="ignore"):  # an infinite logit gives NaN, which goes on to the next stage
         rows = np.ascontiguousarray(logits, np.float32)  # sums over other memory orders are rounded otherwise
-        powers = np.exp(np.subtract(rows, np.maximum.reduce(rows, axis=1, keepdims=True), dtype=np.float64))
+        powers = rows.astype(np.float64)
+        powers -= np.maximum.reduce(rows, axis=1, keepdims=True)
+        np.exp(powers, powers)
         powers /= np.add.reduce(powers, axis=1, keepdims=True)
         result: Floats = powers.astype(np.float32)
     return result
@@ -65,7 +67,9 @@ def energy(logits: NDArray[Any]) -> Scores:
 
 def norm(shares: Floats) -> Scores:
     """The squared norm of probabilities (B, K) that `softmax` gave: (B,) float64, as `energy` gives it for logits."""
-    sums = np.add.reduce(np.square(shares, dtype=np.float64), axis=1)  # row by row: einsum rounds by what else is there
+    squares = shares.astype(np.float64)
+    squares *= squares
+    sums = np.add.reduce(squares, axis=1)  # row by row: einsum rounds by what else is there
     result: Scores = sums.astype(np.float32).astype(np.float64)
     return result
 

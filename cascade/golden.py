@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from cascade.errors import BundleError
 from cascade.exits import Floats
-from cascade.manifest import GoldenFile, Manifest
+from cascade.files import GoldenFile
+from cascade.manifest import Manifest
 from cascade.pixels import Pixels
 from cascade.replay import replay
 

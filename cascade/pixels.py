@@ -113,7 +113,8 @@ def normalise(pixels: Pixels | Sequence[Pixels], rule: Preprocess) -> NDArray[np
         (B, 3, H, W) float32.
     """
     scale, shift = scale_and_shift(rule)
-    result: NDArray[np.float32] = np.multiply(pixels, scale, dtype=np.float32)
+    result: NDArray[np.float32] = np.asarray(pixels).astype(np.float32)
+    result *= scale
     result += shift
     return result
 

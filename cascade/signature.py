@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ValidationError
 
 from cascade.errors import Untrusted
-from cascade.manifest import Frozen, Sha256
+from cascade.fields import Frozen, Sha256
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey

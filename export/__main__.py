@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 from cascade import bundle
 from cascade.errors import CascadeError
+from cascade.files import ImageType
 from cascade.keys import read_trusted
+from export import make
 from export.show import profile_table, tables
 from export.trust import FOLDER, KEY, SIGNED, golden_command, golden_line, keygen_command, sign_command
 from export.verify import verify
+
+if TYPE_CHECKING:
+    from training.run import Run
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -30,6 +35,13 @@ def main() -> None:
 @click.option("--name", help="Name of the bundle; default the recipe's, or the source's with the precision.")
 @click.option("--version", help="Version of the bundle; default the source's, or 1.")
 @click.option("--precision", default="fp32", show_default=True, help="fp32, fp16 or int8; or one a stage: int8,fp32.")
+@click.option(
+    "--input",
+    "takes",
+    type=click.Choice(["uint8", "float32"]),
+    help="What the stages take: pixels, or images normalised by the manifest's rule. Default uint8, or, where --fused "
+    "takes a bundle as it is, what it has.",
+)
 @click.option("--search", is_flag=True, help="Measure precisions on D_v instead, and write the Pareto front to OUT.")
 @click.option("--recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="What a BUNDLE came from.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Put a value over that recipe's.")
@@ -48,6 +60,7 @@ def export_command(
     recipe: Path | None,
     settings: tuple[str, ...],
     triton: Path | None,
+    takes: ImageType | None,
     *,
     search: bool,
     fused: bool,
@@ -63,6 +76,8 @@ def export_command(
         raise click.UsageError("--pixels and --triton say something of the one file that --fused makes: add --fused")
     if search and fused:
         raise click.UsageError("--search makes no bundle that --fused could put into one file")
+    if search and takes:
+        raise click.UsageError("--search makes no bundle, and --input says what the stages of one take: leave one out")
     is_bundle = (source / bundle.MANIFEST).is_file()
     try:
         if search:
@@ -71,62 +86,30 @@ def export_command(
 
             run_search(opened(source, recipe, settings, quiet=quiet), out, quiet=quiet)
         elif is_bundle and fused and precision == "fp32":
-            _fuse(source, out, triton, name=name, version=version, pixels=pixels)
+            make.fuse(source, out, triton, name=name, version=version, pixels=pixels, takes=takes)
             return
         elif is_bundle or precision != "fp32":
-            _derive(source, out, precision, recipe, settings, name=name, version=version, quiet=quiet)
+            make.derive(source, out, precision, recipe, settings, name=name, version=version, takes=takes, quiet=quiet)
         else:
-            _build(source, out, name=name, version=version or "1", quiet=quiet)
+            make.build(source, out, name=name, version=version or "1", takes=takes, quiet=quiet)
         if fused:
-            _fuse(out, out, triton, name=None, version=None, pixels=pixels)
+            make.fuse(out, out, triton, pixels=pixels)
     except CascadeError as error:
         raise click.ClickException(str(error)) from error
 
 
-def _build(run: Path, out: Path, *, name: str | None, version: str, quiet: bool) -> None:
-    from export.build import build
-    from training.run import open_run
+def export_last(run: Run, *, quiet: bool) -> None:
+    """Make the bundle that a recipe ends in, as `rescade train` does.
 
-    built = build(open_run(run), out, name=name, version=version, quiet=quiet)
-    click.echo(
-        f"wrote {out}: {len(built.manifest.stages)} stages, threshold {built.manifest.exit.threshold:.6f}; same logits "
-        f"as torch within {built.parity.largest:.1g} on {built.parity.samples} images, same classes and exits"
-    )
+    Raises:
+        ClickException: it cannot be made.
+    """
+    from export.last import last
 
-
-def _fuse(source: Path, out: Path, triton: Path | None, *, name: str | None, version: str | None, pixels: bool) -> None:
-    from export import onefile
-    from export.triton import write_repository
-
-    made = onefile.export(source, out, pixels=pixels, name=name, version=version)
-    click.echo(
-        f"wrote {out / onefile.FILE}: all {len(made.models)} stages, same logits, classes and exits as one by one"
-    )
-    if triton is not None:
-        click.echo(f"wrote {write_repository(made, triton)}")
-
-
-def _derive(
-    source: Path,
-    out: Path,
-    precision: str,
-    recipe: Path | None,
-    settings: tuple[str, ...],
-    *,
-    name: str | None,
-    version: str | None,
-    quiet: bool,
-) -> None:
-    from export.derive import derive, precisions_of
-    from export.sources import opened
-
-    start = opened(source, recipe, settings, quiet=quiet)
-    kinds = precisions_of(precision, len(start.bundle.models))
-    derived = derive(start.bundle, out, start.splits, kinds, name=name, version=version)
-    click.echo(
-        f"wrote {out}: {', '.join(kinds)}, threshold {derived.manifest.exit.threshold:.6f}; the same class as the "
-        f"float32 cascade for {derived.same_classes:.2%} of the test images"
-    )
+    try:
+        last(run, quiet=quiet)
+    except CascadeError as error:
+        raise click.ClickException(str(error)) from error
 
 
 @main.command("verify")

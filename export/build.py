@@ -15,22 +15,27 @@ from torch import nn
 
 from cascade import bundle
 from cascade.errors import BundleError
+from cascade.fields import Name
 from cascade.figures import Sample, measure
-from cascade.manifest import Manifest, Name, Preprocess, Provenance, Stage, Tensor
+from cascade.files import ImageType, Input, Stage, Tensor
+from cascade.manifest import Manifest, Preprocess, Provenance
 from export import golden, parity
 from export.calibrate import exit_rule
 from export.count import count
+from export.pixel_input import taking
 from export.precision import optimised
 from export.session import Array, Session, sessions
 from export.to_onnx import INPUT, OPSET, OUTPUT, to_onnx
+from export.verify import golden_differences
 from export.versions import versions
 from training.data import Batches, Data, Split, load
 from training.device import choose
 from training.evaluate import labels_of, logits_of
 from training.models.count import macs, params
 from training.models.dirac import fold_dirac
-from training.recipe import Recipe, Runtime
+from training.recipe import Recipe
 from training.run import Run
+from training.settings import Runtime
 
 PARITY_IMAGES = 256
 
@@ -43,7 +48,15 @@ class Built:
     parity: parity.Parity
 
 
-def build(run: Run, folder: Path, *, name: str | None = None, version: str = "1", quiet: bool = False) -> Built:
+def build(
+    run: Run,
+    folder: Path,
+    *,
+    name: str | None = None,
+    version: str = "1",
+    takes: ImageType = "uint8",
+    quiet: bool = False,
+) -> Built:
     """Export a run.
 
     Args:
@@ -51,6 +64,7 @@ def build(run: Run, folder: Path, *, name: str | None = None, version: str = "1"
         folder: of the bundle; an older bundle there is replaced.
         name: of the bundle; default the recipe's.
         version: of the bundle.
+        takes: what its graphs take, pixels or normalised images.
         quiet: show no progress.
 
     Raises:
@@ -68,7 +82,7 @@ def build(run: Run, folder: Path, *, name: str | None = None, version: str = "1"
     size = data.preprocess.size
     models = [optimised(to_onnx(net, size)) for net in track(nets, "exporting", console=console, transient=True)]
     costs = [_cost(number, net, model, size) for number, (net, model) in enumerate(zip(nets, models, strict=True))]
-    stage_sessions = sessions(models)
+    stage_sessions = sessions(models, data.preprocess)
     teaching = run.teacher()
     teacher = run.network(teaching)[1] if teaching else None
     samples = {
@@ -93,9 +107,11 @@ def build(run: Run, folder: Path, *, name: str | None = None, version: str = "1"
         provenance=_provenance(recipe),
     )
     candidates = data.dv.images[data.dv.index[: golden.CANDIDATES]].cpu().numpy()
-    whole = golden.make(
+    made = golden.make(
         manifest, models, candidates, [each[: len(candidates)] for each in samples["dv"].stage_logits], stage_sessions
     )
+    whole = taking(made, takes)
+    golden_differences(whole, sessions(whole.models, data.preprocess))
     bundle.write(folder, whole.manifest, whole.files())
     return Built(whole.manifest, compared)
 
@@ -163,7 +179,7 @@ def _stage(number: int, network: str, net: nn.Module, model: bytes, cost: int, r
         sha256=bundle.sha256(model),
         params=params(fold_dirac(net)),
         macs=cost,
-        input=Tensor(name=INPUT, shape=(None, 3, rule.size, rule.size)),
+        input=Input(name=INPUT, shape=(None, 3, rule.size, rule.size)),
         output=Tensor(name=OUTPUT, shape=(None, classes)),
     )
 

@@ -6,9 +6,9 @@ Source: ResKD, Eq. 10 and its experiments: TH = rho * Energy(ref, D_v), with ref
 from __future__ import annotations
 
 from cascade.figures import Sample, mean_energy
-from cascade.manifest import ExitRule, ThresholdRule
+from cascade.rules import ExitRule, ThresholdRule
 from training.evaluate import reference, threshold_for
-from training.recipe import ExitConfig
+from training.settings import ExitConfig
 
 
 def exit_rule(config: ExitConfig, dv: Sample, fingerprint: str, *, held_out: bool) -> ExitRule:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from cascade import bundle
 from cascade.errors import CascadeError
+from export.pixel_input import taking
 from export.profile import Profile, profile
 from export.timing import latencies
 
@@ -88,7 +89,8 @@ def networks(source: str, size: int, classes: int) -> list[Network]:
     if (folder / bundle.MANIFEST).is_file():
         read = bundle.read(folder)
         side = read.manifest.preprocess.size
-        return [Network(f"{source} stage {stage}", model, side) for stage, model in enumerate(read.models)]
+        models = taking(read, "float32").models
+        return [Network(f"{source} stage {stage}", model, side) for stage, model in enumerate(models)]
     from export.to_onnx import to_onnx
 
     if (folder / "recipe.json").is_file():

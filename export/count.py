@@ -1,6 +1,7 @@
 """Parameters and multiply-accumulates of an ONNX file, from its own graph: what runs is what is counted.
 
-Products of two activations (attention) are not counted, as `training.models.count` does not count them.
+Products of two activations (attention) are not counted, as `training.models.count` does not count them; nor is what
+normalises pixels in front of a network.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import onnx
 from onnx import NodeProto, shape_inference
 
 from cascade.errors import BundleError
-from cascade.manifest import Stage
+from cascade.files import Stage
+from export.pixel_input import without_pixels
 
 # Where the weights are among a layer's inputs.
 WEIGHTS = {
@@ -51,7 +53,7 @@ def count(model: bytes, where: str = "graph") -> Count:
     """Count a classifier, float or quantised.
 
     Args:
-        model: ONNX file with one input (N, 3, S, S).
+        model: ONNX file with one input (N, 3, S, S), float32 or uint8.
         where: field of the bundle, for messages.
 
     Returns:
@@ -96,7 +98,7 @@ def check(stage: Stage, model: bytes, where: str) -> None:
 def _shaped(model: bytes, where: str) -> onnx.GraphProto:
     """The graph for a batch of one, with the shapes of what flows in it."""
     try:
-        loaded = onnx.load_model_from_string(model)
+        loaded = without_pixels(onnx.load_model_from_string(model))
         for value in loaded.graph.input:
             if sides := value.type.tensor_type.shape.dim:
                 sides[0].dim_value = 1

@@ -16,11 +16,14 @@ from cascade import bundle
 from cascade.bundle import Bundle
 from cascade.errors import BundleError
 from cascade.figures import Sample, energy_threshold, mean_energy, measure, running_sums
-from cascade.manifest import ExitRule, Figures, Manifest, Precision, Provenance, Quantiser, Stage
+from cascade.files import ImageType, Precision, Quantiser, Stage
+from cascade.manifest import Figures, Manifest, Provenance
 from cascade.replay import replay
+from cascade.rules import ExitRule
 from export import golden
 from export import splits as image_splits
 from export.count import count
+from export.pixel_input import taking
 from export.precision import optimised, to_fp16, to_int8
 from export.session import Session, sessions
 from export.splits import Splits
@@ -65,7 +68,7 @@ def precisions_of(text: str, stages: int) -> tuple[Precision, ...]:
 
 
 def source_of(folder: Path) -> Bundle:
-    """Read a bundle to derive from.
+    """Read a bundle to derive from; its graphs take normalised images, whatever they take in the file.
 
     Raises:
         BundleError: it is not whole, or not in float32 any more.
@@ -74,7 +77,7 @@ def source_of(folder: Path) -> Bundle:
     for number, stage in enumerate(read.manifest.stages):
         if stage.precision != "fp32":
             raise BundleError(f"stages[{number}].precision", f"is {stage.precision} already: begin from float32")
-    return read
+    return taking(read, "float32")
 
 
 def derive(
@@ -86,22 +89,24 @@ def derive(
     quantiser: Quantiser | None = None,
     name: str | None = None,
     version: str | None = None,
+    takes: ImageType = "uint8",
 ) -> Derived:
     """Write a bundle with the same networks in other precisions.
 
     Args:
-        source: in float32.
+        source: in float32, from `source_of`.
         folder: of the new bundle; an older one there is replaced.
         splits: the images that the source was made with; proven by its fingerprint and figures.
         precisions: one a stage.
         quantiser: of the int8 stages; default: the ranges that are best on D_v.
         name: default the source's and the precisions, like `cifar10-int8` or `cifar10-int8-fp32`.
         version: default the source's.
+        takes: what the new graphs take, pixels or normalised images.
 
     Raises:
         BundleError: the images are others, or a derived graph fails the checks of `verify`.
     """
-    before = sessions(source.models)
+    before = sessions(source.models, source.manifest.preprocess)
     dv = splits.dv.sample(before, source.manifest.costs())
     image_splits.check(splits, source.manifest, dv)
     if "int8" in precisions and quantiser is None:
@@ -112,7 +117,7 @@ def derive(
         for stage, model, kind in zip(source.manifest.stages, models, precisions, strict=True)
     )
     costs = [stage.macs for stage in stages]
-    after = sessions(models)
+    after = sessions(models, source.manifest.preprocess)
     own, test = splits.dv.sample(after, costs), splits.test.sample(after, costs)
     rule = exit_rule(source.manifest.exit, own)
     changes = {
@@ -129,7 +134,7 @@ def derive(
     manifest = bundle.parse(source.manifest.model_copy(update={**changes, "golden": None}).document())
     candidates = np.ascontiguousarray(splits.dv.pixels[: golden.CANDIDATES].transpose(0, 2, 3, 1))
     logits = [each[: len(candidates)] for each in own.stage_logits]
-    whole = golden.make(manifest, models, candidates, logits, after)
+    whole = taking(golden.make(manifest, models, candidates, logits, after), takes)
     check(whole)
     bundle.write(folder, whole.manifest, whole.files())
     manifest = whole.manifest
@@ -194,7 +199,9 @@ def best_quantiser(source: Bundle, splits: Splits, precisions: Sequence[Precisio
         for stage, kind in enumerate(precisions):
             if kind == "int8":
                 model = converted(source.models[stage], kind, splits, options)
-                logits[stage] = splits.dv.sample([Session(model, f"stages[{stage}].file")], [0]).stage_logits[0]
+                logits[stage] = splits.dv.sample(
+                    [Session(model, f"stages[{stage}].file", splits.dv.rule)], [0]
+                ).stage_logits[0]
         sample = Sample("dv", dv.labels, logits, dv.costs)
         rule = exit_rule(source.manifest.exit, sample)
         right = replay(logits, rule.threshold, rule.definition).accuracy(dv.labels)

@@ -18,7 +18,7 @@ import numpy as np
 
 from cascade.errors import RecipeError
 from cascade.exits import Scores
-from cascade.manifest import Profile
+from cascade.rules import Profile
 from cascade.trace import Trace
 from export.curves import Labels, Reliability, against_cost, point
 

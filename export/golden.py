@@ -14,9 +14,10 @@ import numpy as np
 from cascade import bundle
 from cascade.bundle import Bundle
 from cascade.errors import BundleError
+from cascade.files import GoldenFile
 from cascade.golden import FIELD, Golden, choose, pack
-from cascade.manifest import GoldenFile, Manifest
-from cascade.pixels import Pixels, normalise
+from cascade.manifest import Manifest
+from cascade.pixels import Pixels
 from cascade.replay import replay
 from export.session import Array, Session, sessions
 
@@ -45,9 +46,9 @@ def add(folder: Path, images: Pixels) -> Manifest:
     """
     read = bundle.read(folder)
     some = images[:CANDIDATES]
-    inputs = normalise(np.ascontiguousarray(some.transpose(0, 3, 1, 2)), read.manifest.preprocess)
-    stages = sessions(read.models)
-    stage_logits = [session.in_batches(inputs, 100) for session in stages]
+    planes = np.ascontiguousarray(some.transpose(0, 3, 1, 2))
+    stages = sessions(read.models, read.manifest.preprocess)
+    stage_logits = [session.in_batches(planes, 100) for session in stages]
     made = replace(make(read.manifest, read.models, some, stage_logits, stages), fused=read.fused)
     bundle.write(folder, made.manifest, made.files())
     return made.manifest
@@ -67,7 +68,7 @@ def make(
         models: one ONNX file a stage.
         images: (N, S, S, 3) uint8 to choose from.
         stage_logits: what the stages say of them, (N, K) a stage.
-        stages: the models in onnxruntime.
+        stages: the models in onnxruntime, which know how pixels are normalised.
     """
     tolerance = tuple(
         float(np.float32(SHARES[stage.precision] * np.abs(logits).max()))
@@ -75,8 +76,8 @@ def make(
     )
     rows = choose(stage_logits, manifest, tolerance, SAMPLES)
     chosen = images[rows]
-    inputs = normalise(np.ascontiguousarray(chosen.transpose(0, 3, 1, 2)), manifest.preprocess)
-    logits = [session.in_batches(inputs, 1) for session in stages]
+    planes = np.ascontiguousarray(chosen.transpose(0, 3, 1, 2))
+    logits = [session.in_batches(planes, 1) for session in stages]
     exits = replay(logits, manifest.exit.threshold, manifest.exit.definition).stages
     data = pack(Golden(chosen, np.stack(logits), exits))
     declared = GoldenFile(file=FILE, sha256=bundle.sha256(data), samples=len(rows), tolerance=tolerance)

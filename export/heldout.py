@@ -18,7 +18,7 @@ from cascade.bundle import Bundle
 from cascade.errors import RecipeError
 from cascade.exits import Floats
 from cascade.manifest import Manifest, Preprocess
-from cascade.pixels import normalise, to_pixels
+from cascade.pixels import to_pixels
 from export.session import sessions
 
 if TYPE_CHECKING:
@@ -193,12 +193,11 @@ def _of_split(
 
 def run(bundle: Bundle, pixels: NDArray[np.uint8], console: Console) -> list[Floats]:
     """Run every stage over (N, 3, S, S) uint8: one (N, K) array a stage."""
-    rule, loaded = bundle.manifest.preprocess, sessions(bundle.models)
+    loaded = sessions(bundle.models, bundle.manifest.preprocess)
     parts: list[list[Floats]] = [[] for _ in loaded]
     for start in track(range(0, len(pixels), BATCH), "running", console=console, transient=True):
-        images = normalise(pixels[start : start + BATCH], rule)
         for part, session in zip(parts, loaded, strict=True):
-            part.append(session.run(images))
+            part.append(session.run(pixels[start : start + BATCH]))
     return [np.concatenate(part) for part in parts]
 
 
@@ -218,7 +217,7 @@ def find(data: str, bundle: Bundle, console: Console) -> HeldOut:
 
 def _from_name(name: str, bundle: Bundle, console: Console) -> HeldOut:
     from training.data import load
-    from training.recipe import DataConfig
+    from training.settings import DataConfig
 
     rule = bundle.manifest.preprocess
     data = load(

@@ -9,10 +9,12 @@ import numpy as np
 
 from cascade import bundle
 from cascade.bundle import Bundle
-from cascade.manifest import Fused, Manifest
+from cascade.files import Fused, ImageType
+from cascade.manifest import Manifest
 from export import whole
 from export.fused import fuse
 from export.parts import load
+from export.pixel_input import taking, without_pixels
 from export.session import sessions
 
 FILE = "cascade.onnx"
@@ -31,7 +33,7 @@ def fused_bundle(source: Bundle, *, pixels: bool = False) -> Bundle:
             the stages.
     """
     manifest = source.manifest
-    stages = [load(model, f"stages[{number}].file") for number, model in enumerate(source.models)]
+    stages = [without_pixels(load(model, f"stages[{number}].file")) for number, model in enumerate(source.models)]
     rule = manifest.preprocess
     model = fuse(stages, manifest.exit.definition, pixels=rule if pixels else None, notes=notes(manifest))
     data: bytes = model.SerializeToString(deterministic=True)
@@ -44,7 +46,7 @@ def fused_bundle(source: Bundle, *, pixels: bool = False) -> Bundle:
         data,
     )
     noise = np.random.default_rng(0).integers(0, 256, (SAMPLES, 3, rule.size, rule.size), np.uint8)
-    whole.check(made, sessions(made.models), noise)
+    whole.check(made, sessions(made.models, rule), noise)
     return made
 
 
@@ -59,7 +61,15 @@ def notes(manifest: Manifest) -> dict[str, str]:
     }
 
 
-def export(source: Path, out: Path, *, pixels: bool, name: str | None = None, version: str | None = None) -> Bundle:
+def export(
+    source: Path,
+    out: Path,
+    *,
+    pixels: bool,
+    name: str | None = None,
+    version: str | None = None,
+    takes: ImageType | None = None,
+) -> Bundle:
     """Write a bundle that holds its cascade in one file as well.
 
     Args:
@@ -69,6 +79,7 @@ def export(source: Path, out: Path, *, pixels: bool, name: str | None = None, ve
         pixels: let the file take uint8 images of any size.
         name: of the new one; default the source's.
         version: of the new one; default the source's.
+        takes: what the stages beside the one file take; default what they take in the source.
 
     Raises:
         BundleError: as above; or one of the bundles cannot be read or written, or the name or version is none.
@@ -76,6 +87,6 @@ def export(source: Path, out: Path, *, pixels: bool, name: str | None = None, ve
     read = bundle.read(source)
     given = {key: value for key, value in (("name", name), ("version", version)) if value is not None}
     renamed = Bundle(bundle.parse({**read.manifest.document(), "fused": None, **given}), read.models, read.golden)
-    made = fused_bundle(renamed, pixels=pixels)
+    made = fused_bundle(taking(renamed, takes) if takes else renamed, pixels=pixels)
     bundle.write(out, made.manifest, made.files())
     return made

@@ -23,7 +23,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from cascade.manifest import Quantiser
+from cascade.files import Quantiser
 from export.session import Array
 from export.shortcuts import as_convolutions, merge_slices
 

@@ -18,7 +18,7 @@ from cascade.combine import EnergyDefinition
 from cascade.errors import RecipeError
 from cascade.exits import Floats
 from cascade.figures import energy_threshold, running_sums
-from cascade.manifest import Estimate, Latency, Profile
+from cascade.rules import Estimate, Latency, Profile
 from cascade.trace import Trace, trace
 from export import guarantee
 from export.bounds import lower_limit, upper_limit

@@ -11,7 +11,7 @@ from rich.console import Console
 from cascade import bundle
 from cascade.bundle import Bundle
 from cascade.errors import RecipeError
-from cascade.manifest import Profile
+from cascade.rules import Profile
 from export import rules
 from export.heldout import HeldOut, find, from_logits
 from export.latency import measure

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cascade.manifest import Estimate, Manifest, Profile
+from cascade.manifest import Manifest
+from cascade.rules import Estimate, Profile
 from cascade.trace import Trace, trace
 from export import drawings
 from export.curves import reliabilities

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from cascade.errors import RecipeError
-from cascade.manifest import Name
+from cascade.fields import Name
 
 Kind = Literal["paper", "accuracy", "agreement", "cost", "latency"]
 

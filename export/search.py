@@ -19,8 +19,9 @@ from rich.table import Table
 
 from cascade.errors import BundleError
 from cascade.exits import Floats
+from cascade.fields import Frozen
 from cascade.figures import Sample
-from cascade.manifest import Frozen, Precision, Quantiser
+from cascade.files import Precision, Quantiser
 from cascade.replay import replay
 from export.derive import converted, exit_rule
 from export.session import Session
@@ -169,7 +170,9 @@ def _variants(source: Source, stage: int, options: Sequence[Quantiser], rounds: 
         Variant(
             kind,
             each,
-            source.splits.dv.sample([Session(model, f"stages[{stage}].file")], [0]).stage_logits[0],
+            source.splits.dv.sample([Session(model, f"stages[{stage}].file", source.splits.dv.rule)], [0]).stage_logits[
+                0
+            ],
             seconds[str(number)],
         )
         for number, ((kind, each), model) in enumerate(zip(kinds, models, strict=True))

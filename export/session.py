@@ -10,6 +10,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from cascade.errors import BundleError
+from cascade.feeds import feeds
+from cascade.manifest import Preprocess
+from cascade.pixels import Pixels
 
 Array = NDArray[np.float32]
 
@@ -23,39 +26,52 @@ class Session:
     Args:
         model: the ONNX file's bytes.
         where: field of the bundle, for messages.
+        rule: how pixels are normalised, should any be run on a graph that takes floats.
 
     Raises:
         BundleError: onnxruntime cannot load it, or it does not have one input and one output.
 
     Attributes:
         input, output: name, shape and type in the graph.
+        shift: of a graph that takes pixels, the input that may be given beside them; otherwise None.
     """
 
-    def __init__(self, model: bytes, where: str) -> None:
+    def __init__(self, model: bytes, where: str, rule: Preprocess | None = None) -> None:
         self.session = opened(model, where)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
             raise BundleError(where, f"has {len(inputs)} inputs and {len(outputs)} outputs; a stage has one of each")
         self.input, self.output = inputs[0], outputs[0]
-        self._where = where
+        self.shift = _shift(self.session, where) if self.input.type == "tensor(uint8)" else None
+        self._where, self._rule = where, rule
 
-    def run(self, images: Array) -> Array:
-        """Logits (B, K) of one batch (B, 3, H, W).
+    def run(self, images: Array | Pixels) -> Array:
+        """Logits (B, K) of one batch (B, 3, H, W), normalised as float32 or pixels as uint8, whatever the graph takes.
 
         Raises:
             BundleError: the graph fails on it.
         """
         try:
-            logits: Array = self.session.run([self.output.name], {self.input.name: images})[0]
+            given = feeds(images, self.input.name, self.shift, self._rule)
+            logits: Array = self.session.run([self.output.name], given)[0]
         except Exception as error:  # as above
             message = f"onnxruntime cannot run it on a batch of {len(images)}: {error}"
             raise BundleError(self._where, message) from error
         return logits
 
-    def in_batches(self, images: Array, size: int) -> Array:
+    def in_batches(self, images: Array | Pixels, size: int) -> Array:
         """Logits of many samples, `size` at a time."""
         parts = [self.run(images[start : start + size]) for start in range(0, len(images), size)]
         return np.concatenate(parts)
+
+
+def _shift(session: ort.InferenceSession, where: str) -> str:
+    found = [each.name for each in session.get_overridable_initializers()]
+    if len(found) != 1:
+        raise BundleError(
+            where, f"takes pixels, and has {len(found)} inputs beside them; such a stage has one, a shift"
+        )
+    return str(found[0])
 
 
 def opened(model: bytes, where: str) -> ort.InferenceSession:
@@ -79,6 +95,6 @@ def opened(model: bytes, where: str) -> ort.InferenceSession:
         raise BundleError(where, f"onnxruntime cannot load it: {error}") from error
 
 
-def sessions(models: Sequence[bytes]) -> list[Session]:
-    """One session a stage."""
-    return [Session(model, f"stages[{number}].file") for number, model in enumerate(models)]
+def sessions(models: Sequence[bytes], rule: Preprocess | None = None) -> list[Session]:
+    """One session a stage; `rule` as above."""
+    return [Session(model, f"stages[{number}].file", rule) for number, model in enumerate(models)]

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from cascade.manifest import ExitRule, Manifest, Profile, Quantiser
+from cascade.files import Quantiser
+from cascade.manifest import Manifest
+from cascade.rules import ExitRule, Profile
 from cascade.table import HEADER, exits_line, rows
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cascade.bundle import MANIFEST, Bundle
 from cascade.errors import RecipeError
-from cascade.manifest import Quantiser
+from cascade.files import Quantiser
 from export.derive import source_of
 from export.splits import Splits, load
 from training import recipe as recipes
@@ -53,6 +53,6 @@ def opened(folder: Path, recipe: Path | None, settings: tuple[str, ...] = (), *,
 
     run = open_run(folder)
     with tempfile.TemporaryDirectory() as beside:
-        build(run, Path(beside) / "bundle", quiet=quiet)
+        build(run, Path(beside) / "bundle", takes="float32", quiet=quiet)
         read = source_of(Path(beside) / "bundle")
     return Source(read, load(run.recipe.data, images, quiet=quiet))

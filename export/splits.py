@@ -14,11 +14,11 @@ from cascade.figures import Sample, accuracy, mean_energy, running_sums
 from cascade.manifest import Manifest, Preprocess
 from cascade.pixels import normalise
 from export.session import Array, Session
-from training.recipe import DataConfig
+from training.settings import DataConfig
 from training.sources import decode
 from training.splits import draw_dv, fingerprint, measure
 
-CHUNK, RUN = 500, 100  # images that are normalised at once, and run at once
+RUN = 100  # images that are run at once
 ENERGY_TOLERANCE = 1e-4
 
 
@@ -36,13 +36,9 @@ class Part:
         return normalise(self.pixels[start:end], self.rule)
 
     def sample(self, sessions: Sequence[Session], costs: Sequence[int]) -> Sample:
-        """Every stage's logits for every image; `costs`: MACs a stage."""
-        parts: list[list[Array]] = [[] for _ in sessions]
-        for start in range(0, len(self.labels), CHUNK):
-            images = self.inputs(start, start + CHUNK)
-            for part, session in zip(parts, sessions, strict=True):
-                part.append(session.in_batches(images, RUN))
-        return Sample(self.name, self.labels, [np.concatenate(part) for part in parts], costs)
+        """Every stage's logits for every image; sessions have the rule, `costs` are MACs a stage."""
+        logits = [session.in_batches(self.pixels, RUN) for session in sessions]
+        return Sample(self.name, self.labels, logits, costs)
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,17 @@ import numpy as np
 
 from cascade.combine import EnergyDefinition, first, join
 from cascade.exits import exits
+from cascade.pixels import Pixels
 from cascade.replay import Replay
 from export.session import Array, Session
 
 
-def staged(stages: Sequence[Session], images: Array, threshold: float, definition: EnergyDefinition) -> Replay:
+def staged(stages: Sequence[Session], images: Array | Pixels, threshold: float, definition: EnergyDefinition) -> Replay:
     """Answer one batch.
 
     Args:
         stages: in order.
-        images: (N, 3, S, S) float32.
+        images: (N, 3, S, S), normalised as float32 or pixels as uint8.
         threshold: for all samples, at every stage.
         definition: of the energy.
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from cascade.manifest import Preprocess
+from cascade.pixels import Pixels
 from export.session import Array, Session
 
 BATCHES = (1, 8)
@@ -15,20 +18,24 @@ WINDOW_S = 0.004  # of one contender in one round: long beside the clock, short 
 Seconds = dict[int, float]
 
 
-def stage_seconds(contenders: Mapping[str, bytes], images: Array, rounds: int = 21) -> dict[str, Seconds]:
+def stage_seconds(
+    contenders: Mapping[str, bytes], images: Array | Pixels, rounds: int = 21, rule: Preprocess | None = None
+) -> dict[str, Seconds]:
     """Time ONNX files that take the same images against each other.
 
     Args:
         contenders: name -> ONNX file.
-        images: (B, 3, S, S) float32, at least as many as the largest batch.
+        images: (B, 3, S, S), normalised as float32 or pixels as uint8, at least as many as the largest batch.
         rounds: in each, every contender runs for a few milliseconds at every batch size.
+        rule: how pixels are normalised for those that take floats, which is then part of their time.
 
     Returns:
         name -> batch size -> median seconds an image.
     """
-    parts = [np.ascontiguousarray(images[:batch]) for batch in BATCHES]
-    opened = [Session(model, name) for name, model in contenders.items()]
-    found = iter(_medians([(session, part) for session in opened for part in parts], rounds))
+    parts: list[Any] = [np.ascontiguousarray(images[:batch]) for batch in BATCHES]
+    opened = [Session(model, name, rule) for name, model in contenders.items()]
+    cases: list[tuple[Session, Array | Pixels]] = [(session, part) for session in opened for part in parts]
+    found = iter(_medians(cases, rounds))
     return {name: {batch: next(found) / batch for batch in BATCHES} for name in contenders}
 
 
@@ -49,7 +56,7 @@ def latencies(models: Sequence[bytes], size: Sequence[int], batches: Sequence[in
     """
     random = np.random.default_rng(0)
     opened = [Session(model, f"network {number}") for number, model in enumerate(models)]
-    cases = [
+    cases: list[tuple[Session, Array | Pixels]] = [
         (session, random.normal(size=(batch, 3, side, side)).astype(np.float32))
         for session, side in zip(opened, size, strict=True)
         for batch in batches
@@ -58,7 +65,7 @@ def latencies(models: Sequence[bytes], size: Sequence[int], batches: Sequence[in
     return [found[start : start + len(batches)] for start in range(0, len(found), len(batches))]
 
 
-def _medians(cases: Sequence[tuple[Session, Array]], rounds: int) -> list[float]:
+def _medians(cases: Sequence[tuple[Session, Array | Pixels]], rounds: int) -> list[float]:
     """Seconds of one run of each. One that does not count goes before, since the case before has emptied the caches."""
     times: list[list[float]] = [[] for _ in cases]
     for _ in range(rounds):
@@ -68,7 +75,7 @@ def _medians(cases: Sequence[tuple[Session, Array]], rounds: int) -> list[float]
     return [float(np.median(found)) for found in times]
 
 
-def _seconds(session: Session, images: Array) -> float:
+def _seconds(session: Session, images: Array | Pixels) -> float:
     runs, began = 0, time.perf_counter()
     while True:
         session.run(images)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cascade.bundle import Bundle
 from cascade.errors import BundleError
-from cascade.manifest import Value
+from cascade.files import Value
 
 MAX_BATCH = 64
 TYPES = {

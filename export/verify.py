@@ -16,16 +16,18 @@ import numpy as np
 from cascade import bundle
 from cascade.bundle import Bundle
 from cascade.errors import BundleError
+from cascade.files import Stage
 from cascade.golden import check as check_golden
 from cascade.golden import unpack
-from cascade.manifest import Manifest, Stage
-from cascade.pixels import normalise
+from cascade.manifest import Manifest, Preprocess
+from cascade.pixels import Pixels, normalise
 from cascade.signature import Trusted
 from export import whole
 from export.session import Array, Session, sessions
 
 SAMPLES = 7
 TOLERANCE = 1e-4
+TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
 
 
 @dataclass(frozen=True)
@@ -67,16 +69,16 @@ def check(read: Bundle) -> Verified:
     """
     rule = read.manifest.preprocess
     noise = np.random.default_rng(0).integers(0, 256, (SAMPLES, 3, rule.size, rule.size), np.uint8)
-    images = normalise(noise, rule)
-    largest, stages = 0.0, sessions(read.models)
+    largest, stages = 0.0, sessions(read.models, rule)
     for number, (stage, session) in enumerate(zip(read.manifest.stages, stages, strict=True)):
         check_signature(stage, session, f"stages[{number}]")
-        largest = max(largest, _batch_difference(session, images, len(read.manifest.labels), f"stages[{number}]"))
+        largest = max(largest, _batch_difference(session, noise, len(read.manifest.labels), f"stages[{number}]"))
+        _check_normalising(session, noise, rule, f"stages[{number}]")
     whole.check(read, stages, noise)
     counted = importlib.util.find_spec("onnx") is not None
     if counted:
         _check_costs(read)
-    return Verified(read.manifest, largest, counted, _golden_differences(read, stages))
+    return Verified(read.manifest, largest, counted, golden_differences(read, stages))
 
 
 def _check_costs(read: Bundle) -> None:
@@ -86,14 +88,19 @@ def _check_costs(read: Bundle) -> None:
         count.check(stage, model, f"stages[{number}]")
 
 
-def _golden_differences(read: Bundle, stages: list[Session]) -> tuple[float, ...] | None:
+def golden_differences(read: Bundle, stages: list[Session]) -> tuple[float, ...] | None:
+    """Run a bundle's golden samples, alone and together; gives what `cascade.golden.check` gives, None without any.
+
+    Raises:
+        BundleError: the stages do not say of them what they must.
+    """
     if read.golden is None:
         return None
     golden = unpack(read.golden, read.manifest)
-    inputs = normalise(golden.pixels(), read.manifest.preprocess)
+    pixels = golden.pixels()
     alone, together = (
-        check_golden(golden, [session.in_batches(inputs, size) for session in stages], read.manifest)
-        for size in (1, len(inputs))
+        check_golden(golden, [session.in_batches(pixels, size) for session in stages], read.manifest)
+        for size in (1, len(pixels))
     )
     return tuple(map(max, alone, together))
 
@@ -105,16 +112,33 @@ def check_signature(stage: Stage, session: Session, where: str) -> None:
         BundleError: they are not.
     """
     for side, declared, found in (("input", stage.input, session.input), ("output", stage.output, session.output)):
-        shape = tuple(size if isinstance(size, int) else None for size in found.shape)
-        if found.name != declared.name or shape != declared.shape or found.type != "tensor(float)":
+        shape, kind = tuple(size if isinstance(size, int) else None for size in found.shape), TYPES[declared.dtype]
+        if found.name != declared.name or shape != declared.shape or found.type != kind:
             raise BundleError(
                 f"{where}.{side}",
                 f"the file has {found.name!r} {found.type} {shape}, the manifest says {declared.name!r} "
-                f"tensor(float) {declared.shape}",
+                f"{kind} {declared.shape}",
             )
+    if session.shift != stage.input.shift:
+        raise BundleError(
+            f"{where}.input.shift", f"the file has {session.shift!r}, the manifest says {stage.input.shift!r}"
+        )
 
 
-def _batch_difference(session: Session, images: Array, classes: int, where: str) -> float:
+def _check_normalising(session: Session, pixels: Pixels, rule: Preprocess, where: str) -> None:
+    """A graph that takes pixels normalises them by the bundle's rule, and takes what is normalised as well."""
+    if session.shift is None:
+        return
+    difference = float(np.abs(session.run(pixels) - session.run(normalise(pixels, rule))).max())
+    if not difference <= TOLERANCE:
+        raise BundleError(
+            f"{where}.input",
+            f"logits of pixels differ by {difference:.2g} from those of the same images normalised by the manifest's "
+            "rule: the graph has another mean or std",
+        )
+
+
+def _batch_difference(session: Session, images: Array | Pixels, classes: int, where: str) -> float:
     together, alone = session.run(images), session.in_batches(images, 1)
     if together.shape != (len(images), classes) or not np.isfinite(together).all():
         raise BundleError(

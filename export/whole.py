@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cascade.bundle import Bundle
 from cascade.errors import BundleError
-from cascade.manifest import Fused, Value
+from cascade.files import Fused, Value
 from cascade.pixels import Pixels, normalise
 from cascade.replay import Replay, replay
 from export.session import Session, opened
@@ -87,7 +87,7 @@ def check(bundle: Bundle, stages: Sequence[Session], pixels: Pixels) -> None:
 
     Args:
         bundle: read.
-        stages: its stages.
+        stages: its stages, which know how pixels are normalised.
         pixels: (N, 3, S, S) uint8.
 
     Raises:
@@ -99,7 +99,7 @@ def check(bundle: Bundle, stages: Sequence[Session], pixels: Pixels) -> None:
     _check_signature(bundle.manifest.fused, whole)
     images = normalise(pixels, bundle.manifest.preprocess)
     given = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)) if bundle.manifest.fused.pixels else images
-    logits = [stage.run(images) for stage in stages]
+    logits = [stage.run(pixels) for stage in stages]
     definition = bundle.manifest.exit.definition
     energies = [replay(logits, np.inf, definition, max_stage=last).energies for last in range(len(logits))]
     for threshold in (-1.0, np.inf, *(middle for each in energies if (middle := between(each)) is not None)):

@@ -230,7 +230,7 @@ def create_app(
     handlers = dict.fromkeys(PREDICT_PATHS, predict)
     journal, check = Journal(lambda: app.service.metrics), Gate(settings).check
     app.front = Observe(app.framework, journal, handlers, check, told)
-    app.direct = None if told.on else Direct(lambda: app.service.predictor, journal, check)
+    app.direct = None if told.on else Direct(lambda: app.service.predictor, journal, check, settings.max_body_bytes)
     return app
 
 

@@ -7,10 +7,12 @@ code works, which is how it is tested, and gains nothing: there a run is handed 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import onnxruntime
+from numpy.typing import DTypeLike, NDArray
 
 from cascade.exits import Floats
 
@@ -27,6 +29,8 @@ class Buffers:
         device: `cpu` or `cuda`.
         number: of the device.
         graph: number of the CUDA graph that is captured in the first run and repeated in all others; None for none.
+        dtype: of the input, `float32` or `uint8`.
+        memory: makes the host's side of the input, an array of a shape and an element type.
     """
 
     def __init__(
@@ -37,27 +41,34 @@ class Buffers:
         device: str,
         number: int = 0,
         graph: int | None = None,
+        *,
+        dtype: DTypeLike = np.float32,
+        memory: Callable[[tuple[int, ...], DTypeLike], NDArray[Any]] = np.zeros,
     ) -> None:
-        self._session = session
-        self._host = np.zeros(input_[1], np.float32)
+        self._session, self._bound, self._result = session, input_[0], output[0]
+        self._host = memory(input_[1], dtype)
         self._input = onnxruntime.OrtValue.ortvalue_from_numpy(self._host, device, number)
         self._output = onnxruntime.OrtValue.ortvalue_from_shape_and_type(output[1], np.float32, device, number)
         self._shares_memory = device == "cpu"
         self._binding = session.io_binding()
         self._binding.bind_ortvalue_input(input_[0], self._input)
         self._binding.bind_ortvalue_output(output[0], self._output)
-        self._options = onnxruntime.RunOptions()
-        self._options.add_run_config_entry(GRAPH_ID, NO_GRAPH if graph is None else str(graph))
+        self._options = _options(NO_GRAPH if graph is None else str(graph))
 
-    def run(self, rows: Floats) -> Floats:
+    def run(self, given: Mapping[str, NDArray[Any]]) -> Floats:
         """Run the network.
 
         Args:
-            rows: as many as there is room for, or fewer; what is in the other rows changes nothing in these.
+            given: name -> rows, as many as there is room for, or fewer; what is in the other rows changes nothing in
+                these. What is more than the bound input alone, as floats are for a graph that takes pixels, is run
+                without it.
 
         Returns:
             The output's rows for them, in memory of their own.
         """
+        if len(given) > 1:
+            return self._run_unbound(given)
+        rows = given[self._bound]
         count = len(rows)
         self._host[:count] = rows
         if not self._shares_memory:
@@ -65,3 +76,17 @@ class Buffers:
         self._session.run_with_iobinding(self._binding, self._options)
         found: Floats = self._output.numpy()[:count]
         return found.copy() if self._shares_memory else found
+
+    def _run_unbound(self, given: Mapping[str, NDArray[Any]]) -> Floats:
+        """Run at the same batch size, in memory of onnxruntime's own; no graph was captured with that."""
+        count = len(given[self._bound])
+        missing = [(0, len(self._host) - count), (0, 0), (0, 0), (0, 0)]
+        padded = {name: np.pad(rows, missing) for name, rows in given.items()}
+        logits: Floats = self._session.run([self._result], padded, _options(NO_GRAPH))[0]
+        return logits[:count]
+
+
+def _options(graph: str) -> Any:
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry(GRAPH_ID, graph)
+    return options

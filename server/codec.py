@@ -17,10 +17,10 @@ from cascade.errors import BadShape, DeadlineExceeded, RequestError, TooLarge, U
 from cascade.exits import Floats, Threshold
 from cascade.manifest import Manifest, Preprocess
 from cascade.pixels import Pixels
-from server.engine import Outcome
-from server.images import light, read_image
+from server.images import glance, read_image
 from server.multipart import read_parts
 from server.options import FROM_TEXT, Options, read_options
+from server.outcome import Outcome
 from server.runtime import Images
 
 LIGHT_PIXELS = 2**17  # decoded in about half a millisecond
@@ -59,7 +59,7 @@ class Question:
         """Whether decoding it takes so little that it is not worth a thread."""
         total = 0
         for data in self.images:
-            if (pixels := light(data)) is None or (total := total + pixels) > LIGHT_PIXELS:
+            if (seen := glance(data)) is None or (total := total + seen.pixels) > LIGHT_PIXELS:
                 return False
         return True
 

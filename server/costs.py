@@ -7,6 +7,7 @@ all answered from it, so that nothing about a machine has to be guessed or set b
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,7 +43,7 @@ class Costs:
         whole, rest = divmod(count, largest)
         total = whole * seconds[-1]
         if rest:
-            total += seconds[next(place for place, size in enumerate(self.sizes) if size >= rest)]
+            total += seconds[bisect_left(self.sizes, rest)]
         return total
 
     def saving(self, stage: int, count: int) -> float:

@@ -20,20 +20,17 @@ from starlette.types import Scope
 from cascade.errors import CascadeError
 from cascade.exits import Threshold
 from server.codec import LIGHT_PIXELS
-from server.engine import Outcome, Request
-from server.images import light, read_image
+from server.heads import METHOD, PATH, Head
+from server.images import Glance, glance, read_image
 from server.journal import Journal, Record
 from server.logs import request_id
 from server.models import Model
 from server.options import Options, read_options
+from server.outcome import Outcome, Request
 from server.predict import LIGHT_BYTES, Answer, Predictor, note_exits, write
 from server.replies import CLIENT_CLOSED_REQUEST, Reply, error_reply, unforeseen
 
 logger = logging.getLogger(__name__)
-
-METHOD, PATH = "POST", "/predict"
-KINDS = frozenset({b"image/jpeg", b"application/octet-stream"})
-UNUSUAL = frozenset({b"content-encoding", b"expect", b"transfer-encoding", b"upgrade"})
 
 PLAIN = Options()
 
@@ -73,31 +70,39 @@ class Direct:
         predictor: gives what answers; asked each time, since an application can live more than once.
         journal: told of every question.
         check: looks at a request before anything else does, and raises what it is refused with.
+        max_body: bytes that a body may have at all.
+
+    Attributes:
+        largest: bytes of a body that is light.
     """
 
-    def __init__(self, predictor: Callable[[], Predictor], journal: Journal, check: Callable[[Scope], None]) -> None:
+    def __init__(
+        self, predictor: Callable[[], Predictor], journal: Journal, check: Callable[[Scope], None], max_body: int
+    ) -> None:
         self._predictor, self._journal, self._check = predictor, journal, check
+        self.largest = min(LIGHT_BYTES, max_body)
 
-    def ask(self, scope: Scope, body: bytes, send: Send) -> Inquiry | None:
+    def ask(self, head: Head, client: tuple[str, int] | None, body: bytes, send: Send) -> Inquiry | None:
         """Begin to answer, if it is a light question.
 
         Args:
-            scope: of the request; its headers' names are in lower case.
+            head: of the request.
+            client: its address.
             body: all of it.
             send: called once with the whole reply, perhaps before this returns; never after `withdraw`.
 
         Returns:
             The inquiry; None where the request has to go the ordinary way.
         """
-        headers = dict(scope["headers"])
-        if not _is_light(scope, headers, body):
+        seen = glance(body)
+        if seen is None or seen.pixels > LIGHT_PIXELS:
             return None
-        inquiry = Inquiry(self._journal.begin(scope["headers"]), send)
+        inquiry = Inquiry(self._journal.begin(head.headers), send)
         inquiry.record.route = PATH
         token = request_id.set(inquiry.record.id)
         try:
-            self._check(scope)
-            self._begin(inquiry, headers, scope["query_string"], body)
+            self._check({"path": PATH, "headers": head.headers, "client": client})
+            self._begin(inquiry, head, body, seen)
         except Exception as error:
             self._end(inquiry, error)
         finally:
@@ -112,22 +117,21 @@ class Direct:
             inquiry.record.fields["error"] = "client_disconnected"
             self._close(inquiry, CLIENT_CLOSED_REQUEST)
 
-    def _begin(self, inquiry: Inquiry, headers: dict[bytes, bytes], query: bytes, body: bytes) -> None:
+    def _begin(self, inquiry: Inquiry, head: Head, body: bytes, seen: Glance) -> None:
         predictor = self._predictor()
         predictor.intake.enter()
         inquiry.predictor = predictor
         model = predictor.models.get()
         controls = model.hold()
         inquiry.model = model
-        deadline = predictor.deadline(
-            headers[b"x-deadline-ms"].decode("latin-1") if b"x-deadline-ms" in headers else None
-        )
+        asked_ms = head.named.get(b"x-deadline-ms")
+        deadline = predictor.deadline(None if asked_ms is None else asked_ms.decode("latin-1"))
         model.engine.check_room(deadline)
-        if query:
-            inquiry.options = read_options(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+        if head.query:
+            inquiry.options = read_options(parse_qsl(head.query.decode("latin-1"), keep_blank_values=True))
         options = inquiry.options
         inquiry.began = time.perf_counter()
-        pixels = read_image(body, model.manifest.preprocess, predictor.caps.pixels, "the image")
+        pixels = read_image(body, model.manifest.preprocess, predictor.caps.pixels, "the image", seen)
         inquiry.decoded = time.perf_counter()
         inquiry.threshold = model.threshold(options.threshold, options.profile, controls)
         inquiry.request = model.engine.begin(
@@ -137,6 +141,7 @@ class Direct:
             controls.max_stage if options.max_stage is None else options.max_stage,
             deadline,
             options.allow_truncated,
+            priority=options.turn,
         )
 
     def _answered(self, inquiry: Inquiry, result: Sequence[Outcome] | Exception) -> None:
@@ -183,13 +188,3 @@ class Direct:
         if inquiry.predictor is not None:
             inquiry.predictor.intake.leave()
         self._journal.end(inquiry.record, METHOD, PATH, status)
-
-
-def _is_light(scope: Scope, headers: dict[bytes, bytes], body: bytes) -> bool:
-    """Whether a request is one of those that are answered here; what is odd is for the ordinary way to judge."""
-    if scope["method"] != METHOD or scope["path"] != PATH or headers.get(b"content-type") not in KINDS:
-        return False
-    if len(headers) != len(scope["headers"]) or not UNUSUAL.isdisjoint(headers) or len(body) > LIGHT_BYTES:
-        return False
-    pixels = light(body)
-    return pixels is not None and pixels <= LIGHT_PIXELS

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,67 +26,17 @@ from cascade.errors import DeadlineExceeded, NotReady, Overloaded, StageFailed
 from cascade.exits import Floats, Threshold, at, exits
 from server.costs import Costs
 from server.metrics import Metrics, ModelMetrics
+from server.outcome import Answered, Outcome, Request
 from server.runtime import Image, Images, Runtime
 from server.scheduler import Batch, Departure, Limits, Scheduler
 from server.tracing import Trace, note
+from server.waiting import ORDINARY
 
 logger = logging.getLogger(__name__)
 
 INLINE_S = 0.002  # the longest run of a network, and of a batch of them, that the event loop may be held for
 NEVER = float("inf")
 NOTHING = np.empty(0, np.float32)
-
-
-class Outcome(NamedTuple):
-    """What the cascade says about one image.
-
-    Attributes:
-        logits: (K,) float32, the sum of the stages that ran.
-        shares: (K,) float32, their softmax.
-        stage: where the sample left.
-        energy: the energy that was tested there.
-        run_s: seconds spent in the networks, with its batch mates.
-        truncated: whether it left because time ran out, before the exit rule let it.
-    """
-
-    logits: Floats
-    shares: Floats
-    stage: int
-    energy: float
-    run_s: float
-    truncated: bool = False
-
-
-Answered = Callable[[Sequence[Outcome] | Exception], None]
-
-
-@dataclass(slots=True)
-class Request:
-    """Images of one caller, waiting or running.
-
-    Attributes:
-        ids: of its samples.
-        left: how many of them have no outcome yet.
-        outcomes: one an image, in order.
-        answered: told once, of all outcomes or of what went wrong; never after `Engine.withdraw`.
-        trace: told of every run that holds one of the images.
-        over: whether nothing more will be told.
-    """
-
-    ids: range
-    left: int
-    outcomes: list[Any]
-    answered: Answered
-    trace: Trace | None = None
-    over: bool = False
-
-    def settle(self, position: int, outcome: Outcome) -> None:
-        """Take one outcome; the last one answers the request."""
-        self.outcomes[position] = outcome
-        self.left -= 1
-        if not self.left:
-            self.over = True
-            self.answered(self.outcomes)
 
 
 @dataclass(slots=True)
@@ -147,6 +97,7 @@ class Engine:
         self._draining = False
         self.costs = Costs.unknown(len(runtime.manifest.stages))
         self._scheduler = Scheduler(len(runtime.manifest.stages), limits)
+        self._metrics.watch(self._look)
 
     @property
     def ready(self) -> bool:
@@ -163,6 +114,9 @@ class Engine:
         """Samples waiting or running."""
         return len(self._scheduler)
 
+    def _look(self) -> tuple[Sequence[int], int]:
+        return self._scheduler.depths(), len(self._scheduler)
+
     def drain(self) -> None:
         """Turn not ready; what is in hand, and what still arrives, is answered."""
         self._draining = True
@@ -175,7 +129,8 @@ class Engine:
         self._inline = self._may_inline and slowest <= INLINE_S
         limits = self._limits
         if self._inline and slowest:
-            limits = replace(limits, max_batch=max(1, min(limits.max_batch, int(INLINE_S / slowest))))
+            largest = max(1, min(limits.max_batch, int(INLINE_S / slowest)))
+            limits = replace(limits, max_batch=largest, max_wait=0.0)  # a larger batch takes as long an image
         self._scheduler = Scheduler(stages, limits, self.costs)
         self._warm = True
         logger.info("warm", extra={"fields": self.describe()})
@@ -199,6 +154,7 @@ class Engine:
         """
         if self._timer is not None:
             self._timer.cancel()
+        self._metrics.forget(self._look)
         self._thread.shutdown(wait=wait, cancel_futures=True)
 
     def check_ready(self) -> None:
@@ -236,6 +192,7 @@ class Engine:
         deadline: float = NEVER,
         may_truncate: bool = False,
         trace: Trace | None = None,
+        priority: int = ORDINARY,
     ) -> Sequence[Outcome]:
         """Run the cascade over one request's images and wait for the outcomes; see `begin`.
 
@@ -253,7 +210,7 @@ class Engine:
             else:
                 future.set_result(result)
 
-        request = self.begin(images, threshold, answered, max_stage, deadline, may_truncate, trace)
+        request = self.begin(images, threshold, answered, max_stage, deadline, may_truncate, trace, priority)
         try:
             return await future
         except asyncio.CancelledError:
@@ -269,6 +226,7 @@ class Engine:
         deadline: float = NEVER,
         may_truncate: bool = False,
         trace: Trace | None = None,
+        priority: int = ORDINARY,
     ) -> Request:
         """Let one request's images in, to run in company with other requests' images.
 
@@ -280,6 +238,7 @@ class Engine:
             deadline: on the engine's clock.
             may_truncate: whether an answer of fewer stages is better than none when time runs out.
             trace: told of every run that holds one of the images.
+            priority: the lower runs first.
 
         Raises:
             NotReady: warm-up has not ended.
@@ -289,7 +248,7 @@ class Engine:
         self.check_ready()
         now, count = self._clock(), len(images)
         try:
-            ids = self._scheduler.submit(now, deadline, count, max_stage, may_truncate)
+            ids = self._scheduler.submit(now, deadline, count, max_stage, may_truncate, priority)
         except Overloaded:
             self._metrics.left("refused", count)
             raise
@@ -311,7 +270,6 @@ class Engine:
         self._scheduler.cancel(ids)
         for id_ in ids:
             self._samples.pop(id_, None)
-        self._metrics.queued(self._scheduler.depths(), len(self._scheduler))
 
     def _pump_soon(self) -> None:
         """Look for work once whatever else has arrived in this round of the loop is read, so that it is merged."""
@@ -327,7 +285,6 @@ class Engine:
             self._let_go(departure)
         if not self._busy and (batch := self._scheduler.next_batch(now)) is not None:
             self._start(batch, now)
-        self._metrics.queued(self._scheduler.depths(), len(self._scheduler))
         self._set_alarm()
 
     def _let_go(self, departure: Departure) -> None:
@@ -405,8 +362,6 @@ class Engine:
             self._settle(batch, samples, ran)
         if len(self._scheduler):
             self._pump_soon()
-        else:
-            self._metrics.queued(self._scheduler.depths(), 0)
 
     def _settle(self, batch: Batch, samples: list[_Sample], ran: _Ran) -> None:
         now = self._clock()

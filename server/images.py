@@ -11,6 +11,7 @@ there is one judge of what is whole and one wording of what is not.
 from __future__ import annotations
 
 import io
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -44,7 +45,42 @@ TURNS = {
 FORMATS = tuple(decoder.format for decoder in DECODERS if decoder.format in Image.OPEN)
 
 
-def read_image(data: bytes, rule: Preprocess, max_pixels: int, name: str = "image") -> Pixels:
+class Glance(NamedTuple):
+    """What the header of a JPEG says.
+
+    Attributes:
+        height, width: in pixels, before it is set upright.
+        space: of its colours.
+    """
+
+    height: int
+    width: int
+    space: str
+
+    @property
+    def pixels(self) -> int:
+        """Height times width."""
+        return self.height * self.width
+
+
+def glance(data: bytes) -> Glance | None:
+    """Read a JPEG's header: where there is one, decoding it costs little more than its pixels do.
+
+    Returns:
+        None if what it is cannot be said without Pillow.
+    """
+    if not data.startswith(JPEG):
+        return None
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    return Glance(height, width, space)
+
+
+def read_image(
+    data: bytes, rule: Preprocess, max_pixels: int, name: str = "image", seen: Glance | None = None
+) -> Pixels:
     """Decode one image and preprocess it as training did.
 
     Args:
@@ -52,6 +88,7 @@ def read_image(data: bytes, rule: Preprocess, max_pixels: int, name: str = "imag
         rule: the bundle's preprocessing.
         max_pixels: largest width times height.
         name: what to call it in an error.
+        seen: what `glance` gave, where that was asked before.
 
     Returns:
         (3, size, size) uint8.
@@ -63,7 +100,7 @@ def read_image(data: bytes, rule: Preprocess, max_pixels: int, name: str = "imag
     if not data:
         raise BadImage(f"{name} is empty: send an encoded image")
     try:
-        if (rgb := _plain_jpeg(data, max_pixels)) is not None:
+        if (rgb := _plain_jpeg(data, max_pixels, seen or glance(data))) is not None:
             return fit(rgb, rule)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.size, max_pixels, name)
@@ -78,33 +115,15 @@ def read_image(data: bytes, rule: Preprocess, max_pixels: int, name: str = "imag
         raise BadImage(f"{name} cannot be decoded, is it whole? {type(error).__name__}: {str(error)[:200]}") from error
 
 
-def light(data: bytes) -> int | None:
-    """How many pixels an image has, if it is a JPEG whose header says so: then decoding it costs little more than that.
-
-    Returns:
-        Width times height, or None if it cannot be said without Pillow.
-    """
-    if not data.startswith(JPEG):
-        return None
-    try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        return None
-    return int(height * width)
-
-
-def _plain_jpeg(data: bytes, max_pixels: int) -> Pixels | None:
+def _plain_jpeg(data: bytes, max_pixels: int, seen: Glance | None) -> Pixels | None:
     """Decode a JPEG that is nothing out of the ordinary; None leaves it, and what is wrong with it, to Pillow.
 
     Returns:
         (H, W, 3) uint8, upright.
     """
-    if not data.startswith(JPEG):
+    if seen is None or seen.space != "YCbCr" or seen.pixels > max_pixels:
         return None
     try:
-        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-        if space != "YCbCr" or width * height > max_pixels:
-            return None
         start = data[:65536]
         turn = _turn(data) if EXIF in start or XMP in start else None
         rgb: Pixels = simplejpeg.decode_jpeg(data, "RGB")

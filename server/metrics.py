@@ -20,6 +20,9 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from server.scheduler import REASONS, Reason
 from server.tally import BatchedHistogram, Count, Level, Spread
 
+Look = Callable[[], tuple[Sequence[int], int]]
+"""How many images wait at each stage of a model, and how many are in hand."""
+
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -47,6 +50,7 @@ class Metrics:
         self._in_flight = Level(self._gauge("requests_in_flight", "Requests in hand."))
         self._tallies["requests_in_flight",] = self._in_flight
         self._answers: dict[tuple[str, str, int], tuple[Count, Spread]] = {}
+        self._looks: dict[Look, ModelMetrics] = {}
         self._families = _Families(self)
 
     def arrived(self) -> None:
@@ -82,8 +86,10 @@ class Metrics:
         return list(self._summed().collect())
 
     def flush(self) -> None:
-        """Hand over what was counted."""
+        """Hand over what was counted, and how many images there are now."""
         self._deferred = False
+        for look, model in self._looks.items():
+            model.queued(*look())
         for tally in self._tallies.values():
             tally.flush()
 
@@ -92,6 +98,14 @@ class Metrics:
         if not self._deferred:
             self._deferred = True
             self._defer(self.flush)
+
+    def watch(self, look: Look, model: ModelMetrics) -> None:
+        """Ask how many images of a model wait at each stage and are in hand, whenever counts are handed over."""
+        self._looks[look] = model
+
+    def forget(self, look: Look) -> None:
+        """Ask that no more."""
+        self._looks.pop(look, None)
 
     def count(self, family: Counter, *labels: str) -> Count:
         """A counter's series, made when it is first asked for."""
@@ -226,6 +240,14 @@ class ModelMetrics:
         """Count images that got no answer of the cascade: refused, truncated, cancelled, deadline or failed."""
         self._left[reason].add(count)
         self._metrics.touch()
+
+    def watch(self, look: Look) -> None:
+        """Ask this for `queued`, whenever counts are handed over, until `forget`."""
+        self._metrics.watch(look, self)
+
+    def forget(self, look: Look) -> None:
+        """End what `watch` began."""
+        self._metrics.forget(look)
 
     def queued(self, depths: Sequence[int], held: int) -> None:
         """Say how many images wait at each stage, and how many are in hand."""

@@ -136,6 +136,7 @@ class Models:
 
     def __init__(self, models: Sequence[Model]) -> None:
         self._models: dict[str, dict[str, Model]] = {}
+        self._first: Model | None = None
         self.put(models)
 
     def put(self, models: Sequence[Model], overrides: Mapping[str, Override] = NO_OVERRIDES) -> None:
@@ -146,6 +147,7 @@ class Models:
         for model in sorted(models, key=lambda model: natural(model.version)):
             fresh[model.name][model.version] = model
         self._models = fresh
+        self._first = next(reversed(next(iter(fresh.values())).values())) if fresh else None
 
     def get(self, name: str | None = None, version: str | None = None) -> Model:
         """Look a model up.
@@ -158,8 +160,10 @@ class Models:
             UnknownModel: there is none of that name or version.
             NotReady: there is none at all yet.
         """
-        if not self._models:
+        if self._first is None:
             raise NotReady("the networks are being opened: try again in a second")
+        if name is None and version is None:
+            return self._first
         versions = self._models.get(next(iter(self._models)) if name is None else name)
         if versions is None:
             raise UnknownModel(f"there is no model {name!r}: there are {', '.join(self._models)}")

@@ -20,11 +20,11 @@ from starlette.types import Receive, Scope
 from cascade.errors import CascadeError, DeadlineExceeded, RequestError
 from cascade.exits import Threshold
 from server.codec import Caps, Question, decode, encode, read_question
-from server.engine import Outcome
 from server.intake import Intake
 from server.journal import Record
 from server.models import Controls, Model, Models
 from server.options import Options
+from server.outcome import Outcome
 from server.replies import Reply
 from server.runtime import Images
 from server.settings import ServerSettings
@@ -180,7 +180,9 @@ class Predictor:
         max_stage = controls.max_stage if options.max_stage is None else options.max_stage
         if trace is not None:
             trace.decoded(decoded - began, len(images), threshold)
-        outcomes = await model.engine.predict(images, threshold, max_stage, deadline, options.allow_truncated, trace)
+        outcomes = await model.engine.predict(
+            images, threshold, max_stage, deadline, options.allow_truncated, trace, options.turn
+        )
         elapsed = time.perf_counter() - decoded
         run = min(elapsed, max(outcome.run_s for outcome in outcomes))
         return Answer(threshold, outcomes, decoded - began, elapsed - run, run)
@@ -222,8 +224,5 @@ def note_exits(model: Model, outcomes: Sequence[Outcome], record: Record | None)
 def write(model: Model, answer: Answer, options: Options) -> Reply:
     """The answer as it goes out."""
     body = encode(answer.outcomes, model.manifest, answer.threshold, options)
-    timing = (
-        f"decode;dur={answer.decode_s * 1000:.3f}, queue;dur={answer.queue_s * 1000:.3f}, "
-        f"run;dur={answer.run_s * 1000:.3f}"
-    )
-    return Reply(200, body, [(b"server-timing", timing.encode())])
+    times = answer.decode_s * 1000, answer.queue_s * 1000, answer.run_s * 1000
+    return Reply(200, body, [(b"server-timing", b"decode;dur=%.3f, queue;dur=%.3f, run;dur=%.3f" % times)])

@@ -16,7 +16,6 @@ from cascade.errors import BundleError
 from cascade.exits import Threshold
 from server.codec import Question
 from server.control import Control
-from server.engine import Outcome
 from server.gate import Gate
 from server.intake import Guest
 from server.metrics import Metrics
@@ -24,6 +23,7 @@ from server.models import Model, Models
 from server.oip.documents import BatchSpent, Counters, IndexRow, ModelCounters, Spent
 from server.oip.model import Question as Asked
 from server.oip.ports import Limits
+from server.outcome import Outcome
 from server.predict import LIGHT_BYTES, Predictor
 from server.settings import ServerSettings
 

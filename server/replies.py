@@ -14,6 +14,8 @@ from cascade.errors import CascadeError
 from server.logs import request_id
 
 CLIENT_CLOSED_REQUEST = 499
+TRY_AGAIN = frozenset({HTTPStatus.SERVICE_UNAVAILABLE.value, HTTPStatus.TOO_MANY_REQUESTS.value})
+UNAUTHORIZED = HTTPStatus.UNAUTHORIZED.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +49,12 @@ class Reply:
 
 def error_reply(error: CascadeError) -> Reply:
     """The one shape of every error."""
-    retry_after_s = getattr(error, "retry_after_s", 1.0)
-    headers = []
-    if error.status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
-        headers.append((b"retry-after", str(max(1, math.ceil(retry_after_s))).encode()))
-    if error.status == HTTPStatus.UNAUTHORIZED:
+    status, headers = error.status, []
+    if status in TRY_AGAIN:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(getattr(error, "retry_after_s", 1.0)))))
+    elif status == UNAUTHORIZED:
         headers.append((b"www-authenticate", b"ApiKey"))
-    return failure(error.status, error.code, str(error), headers)
+    return failure(status, error.code, str(error), headers)
 
 
 def unforeseen() -> Reply:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,11 +19,13 @@ import numpy as np
 from cascade.bundle import Bundle
 from cascade.errors import BundleError
 from cascade.exits import Floats
+from cascade.feeds import feeds
 from cascade.golden import FIELD, Golden, check, unpack
-from cascade.manifest import Manifest, Tensor
+from cascade.manifest import Manifest
 from cascade.pixels import Pixels, normalise
 from server.buffers import Buffers
 from server.costs import Costs
+from server.pinned import page_locked
 from server.providers import Place, open_sessions
 
 Image = Floats | Pixels
@@ -31,6 +34,8 @@ Images = Sequence[Image] | Floats | Pixels
 TOGETHER = 8  # most images in one run on a CPU: beyond, maps leave the cache and a run takes longer an image again
 LIGHT_S = 0.002  # a run that takes longer gains nothing from company, and is not worth the trials
 TRIALS = 3  # timed runs of each stage at each batch size; the fastest counts
+TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
+ANY_SHIFT = (None, 3, None, None)
 
 
 class Runtime(Protocol):
@@ -80,7 +85,7 @@ class OnnxRuntime:
         self._sessions = open_sessions(bundle.models, place)
         for number, session in enumerate(self._sessions):
             _check_graph(number, session, bundle.manifest)
-        self._names = [([stage.output.name], stage.input.name) for stage in self.manifest.stages]
+        self._outputs = [[stage.output.name] for stage in self.manifest.stages]
         self._buffers: dict[tuple[int, int], Buffers] = {}
         self._golden = _golden_of(bundle) if self_test else None
 
@@ -91,13 +96,12 @@ class OnnxRuntime:
             BundleError: the networks do not say of the golden samples what they must.
         """
         side = self.manifest.preprocess.size
-        image = np.zeros((3, side, side), np.float32)
         stages = range(len(self._sessions))
         sizes = self._padded_sizes or (1,)
-        seconds = tuple(tuple(self._timed(stage, [image] * size) for size in sizes) for stage in stages)
+        seconds = tuple(tuple(self._timed(stage, size) for size in sizes) for stage in stages)
         if not self._padded_sizes and max(row[0] for row in seconds) <= LIGHT_S:
-            images = np.random.default_rng(0).normal(size=(TOGETHER, 3, side, side)).astype(np.float32)
-            self._together = TOGETHER if all(self._is_one_by_one(stage, images) for stage in stages) else 1
+            pixels = np.random.default_rng(0).integers(0, 256, (TOGETHER, 3, side, side), np.uint8)
+            self._together = TOGETHER if all(self._is_one_by_one(stage, pixels) for stage in stages) else 1
         if self._golden is not None:
             self._test(self._golden.pixels(), self._golden)
         return Costs(sizes, seconds)
@@ -109,14 +113,18 @@ class OnnxRuntime:
             found = [np.concatenate([self.run(stage, part) for part in parts]) for stage in range(len(self._sessions))]
             check(golden, found, self.manifest)
 
-    def _is_one_by_one(self, stage: int, images: Floats) -> bool:
-        """Whether images get the very logits together that they get alone, however many are together."""
-        alone = np.concatenate([self._run_batch(stage, images[row : row + 1]) for row in range(len(images))])
-        sizes = range(2, len(images) + 1)
-        return all(np.array_equal(self._run_batch(stage, images[:size]), alone[:size]) for size in sizes)
+    def _is_one_by_one(self, stage: int, pixels: Pixels) -> bool:
+        """Whether images get the very logits together that they get alone, however many, and of whatever kind, are."""
+        alone = np.concatenate([self._run_batch(stage, pixels[row : row + 1]) for row in range(len(pixels))])
+        rows = normalise(pixels, self.manifest.preprocess)
+        kinds: list[Images] = [rows] if self.manifest.stages[stage].input.shift is None else [pixels, rows]
+        batches = [images[:size] for images in kinds for size in range(2, len(pixels) + 1)]
+        return all(np.array_equal(self._run_batch(stage, batch), alone[: len(batch)]) for batch in batches)
 
-    def _timed(self, stage: int, images: Images) -> float:
-        """Seconds of the fastest of a few runs; the first, which sets things up, does not count."""
+    def _timed(self, stage: int, size: int) -> float:
+        """Seconds of the fastest of a few runs on what the graph takes; the first, which sets things up, counts not."""
+        side, takes = self.manifest.preprocess.size, self.manifest.stages[stage].input.dtype
+        images = [np.zeros((3, side, side), takes)] * size
         self.run(stage, images)
         times = []
         for _ in range(TRIALS):
@@ -134,37 +142,39 @@ class OnnxRuntime:
         return np.concatenate([self._run_batch(stage, part) for part in parts])
 
     def _run_batch(self, stage: int, images: Images) -> Floats:
-        rows = self._rows(images)
+        takes, rule = self.manifest.stages[stage].input, self.manifest.preprocess
+        given = feeds(self._rows(images), takes.name, takes.shift, rule)
         if self._padded_sizes:
-            return self._buffers_for(stage, len(rows)).run(rows)
-        output, input_ = self._names[stage]
-        logits: Floats = self._sessions[stage].run(output, {input_: rows})[0]
+            return self._buffers_for(stage, len(images)).run(given)
+        logits: Floats = self._sessions[stage].run(self._outputs[stage], given)[0]
         return logits
 
     def _buffers_for(self, stage: int, count: int) -> Buffers:
         """Memory for a batch of so many images, or for the next larger one that is warmed."""
         size = next(size for size in self._padded_sizes if size >= count)
         if (found := self._buffers.get((stage, size))) is None:
-            (output,), input_ = self._names[stage]
+            takes, [output] = self.manifest.stages[stage].input, self._outputs[stage]
             side, classes = self.manifest.preprocess.size, len(self.manifest.labels)
-            graph = size if self._place.cuda_graphs else None
+            number = self._place.number
             found = self._buffers[stage, size] = Buffers(
                 self._sessions[stage],
-                (input_, (size, 3, side, side)),
+                (takes.name, (size, 3, side, side)),
                 (output, (size, classes)),
                 "cuda" if self._place.is_gpu else "cpu",
-                self._place.number,
-                graph,
+                number,
+                graph=size if self._place.cuda_graphs else None,
+                dtype=takes.dtype,
+                memory=partial(page_locked, number=number) if self._place.is_gpu else np.zeros,
             )
         return found
 
-    def _rows(self, images: Images) -> Floats:
-        """Images as one array; pixels, of which four fit where one float does, are normalised here and not before."""
-        rule = self.manifest.preprocess
+    def _rows(self, images: Images) -> Floats | Pixels:
+        """Images as one array: pixels if all are, of which four fit where one float does, otherwise normalised."""
         if len({image.dtype for image in images}) == 1:
-            rows: Any = _stacked(images)
-            return normalise(rows, rule) if rows.dtype == np.uint8 else rows
+            rows: Floats | Pixels = _stacked(images)
+            return rows
         parts: list[Any] = [image[np.newaxis] for image in images]
+        rule = self.manifest.preprocess
         return np.concatenate([normalise(part, rule) if part.dtype == np.uint8 else part for part in parts])
 
 
@@ -180,23 +190,26 @@ def batch_sizes(max_batch: int) -> tuple[int, ...]:
 
 
 def _check_graph(number: int, session: Any, manifest: Manifest) -> None:
-    stage = manifest.stages[number]
+    takes, gives = manifest.stages[number].input, manifest.stages[number].output
+    shifts = [] if takes.shift is None else [(takes.shift, "float32", ANY_SHIFT)]
+    overridable = [each for each in session.get_overridable_initializers() if each.name == takes.shift]
     for kind, wanted, found in (
-        ("input", stage.input, session.get_inputs()),
-        ("output", stage.output, session.get_outputs()),
+        ("input", [(takes.name, takes.dtype, takes.shape)], session.get_inputs()),
+        ("input.shift", shifts, overridable),
+        ("output", [(gives.name, gives.dtype, gives.shape)], session.get_outputs()),
     ):
-        if len(found) != 1 or not _fits(wanted, found[0]):
-            graph = ", ".join(f"{tensor.name} {tensor.type} {tensor.shape}" for tensor in found)
-            raise BundleError(
-                f"stages[{number}].{kind}", f"the manifest says {wanted.name} {wanted.shape}, the graph has {graph}"
-            )
+        if len(found) != len(wanted) or not all(map(_fits, wanted, found)):
+            graph = ", ".join(f"{tensor.name} {tensor.type} {tensor.shape}" for tensor in found) or "none"
+            said = ", ".join(f"{name} {dtype} {shape}" for name, dtype, shape in wanted)
+            raise BundleError(f"stages[{number}].{kind}", f"the manifest says {said}, the graph has {graph}")
 
 
-def _fits(wanted: Tensor, found: Any) -> bool:
-    same_type = found.name == wanted.name and found.type == "tensor(float)" and len(found.shape) == len(wanted.shape)
+def _fits(wanted: tuple[str, str, tuple[int | None, ...]], found: Any) -> bool:
+    name, dtype, shape = wanted
+    same_type = found.name == name and found.type == TYPES[dtype] and len(found.shape) == len(shape)
     return same_type and all(
         isinstance(there, str | None) if here is None else there == here or not isinstance(there, int)
-        for here, there in zip(wanted.shape, found.shape, strict=True)
+        for here, there in zip(shape, found.shape, strict=True)
     )
 
 
@@ -204,4 +217,6 @@ def _stacked(images: Images) -> Any:
     """One array of the images, and no copy where there is no need of one."""
     if isinstance(images, np.ndarray):
         return images
-    return images[0][np.newaxis] if len(images) == 1 else np.stack(images)
+    if len(images) == 1:
+        return images[0][np.newaxis]
+    return np.concatenate(images).reshape(len(images), *images[0].shape)  # as np.stack does, in half the time

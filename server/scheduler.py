@@ -12,19 +12,20 @@ batches it hands out and reports back with `advance`. Its promises:
   once for `wake_at` and once for `next_batch`, lets the two round apart, and a driver then wakes to find nothing to do;
 - a sample whose deadline its next stage would miss does not run that stage: it leaves at once, with its best answer so
   far if its caller takes one;
+- at every stage the more urgent go first, and among equals those that came first;
 - later stages go first, so that what was begun is finished and its place is given back.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from cascade.errors import DeadlineExceeded, Overloaded
 from server.costs import Costs
+from server.waiting import ORDINARY, Waiting
 
 Reason = Literal["full", "idle", "timeout", "deadline"]
 REASONS: tuple[Reason, ...] = ("full", "idle", "timeout", "deadline")
@@ -57,7 +58,7 @@ class Batch(NamedTuple):
 
     Attributes:
         stage: the stage to run.
-        ids: the samples, in order of arrival at that stage.
+        ids: the samples, the more urgent first, and equals in order of arrival at that stage.
         reason: why now: the batch is full; nothing repays waiting; it waited as long as it may; a deadline presses.
     """
 
@@ -78,20 +79,21 @@ class Departure(NamedTuple):
     truncated: bool
 
 
-@dataclass
+@dataclass(slots=True)
 class _Sample:
     deadline: float
     last: int
     may_truncate: bool
+    priority: int
     stage: int = 0
     waiting: bool = True
 
 
-@dataclass
+@dataclass(slots=True)
 class _Queue:
-    """Samples that wait at a stage, each with the time it joined, and when they are due."""
+    """Samples that wait at a stage, and when they are due."""
 
-    joined: OrderedDict[int, float] = field(default_factory=OrderedDict)
+    joined: Waiting = field(default_factory=Waiting)
     newest: float = ALWAYS
     gap: float = NEVER
     due: float = ALWAYS
@@ -156,12 +158,18 @@ class Scheduler:
 
     def backlog(self, more: int = 0) -> float:
         """Seconds until all that is in the house now, and `more`, will have left: by the table, the pace, the exits."""
-        present = [depth + running for depth, running in zip(self.depths(), self._running, strict=True)]
+        present = [len(queue.joined) + running for queue, running in zip(self._queues, self._running, strict=True)]
         present[0] += more
         return self._pace.ratio * self._costs.backlog(present, [queue.goes_on for queue in self._queues])
 
     def submit(
-        self, now: float, deadline: float, count: int = 1, last: int | None = None, may_truncate: bool = False
+        self,
+        now: float,
+        deadline: float,
+        count: int = 1,
+        last: int | None = None,
+        may_truncate: bool = False,
+        priority: int = ORDINARY,
     ) -> range:
         """Let samples in, all of them or none.
 
@@ -171,6 +179,7 @@ class Scheduler:
             count: how many.
             last: the last stage they may run; default the last there is.
             may_truncate: whether an answer of fewer stages is better than none.
+            priority: the lower runs first; it lets nobody in for whom there is no room.
 
         Returns:
             Their identifiers.
@@ -184,7 +193,7 @@ class Scheduler:
         ids = range(self._next_id, self._next_id + count)
         self._next_id += count
         for id_ in ids:
-            sample = _Sample(deadline, final if last is None else min(last, final), may_truncate)
+            sample = _Sample(deadline, final if last is None else min(last, final), may_truncate, priority)
             self._samples[id_] = sample
             self._join(id_, sample, now)
             if deadline < NEVER:
@@ -230,7 +239,7 @@ class Scheduler:
             if sample is not None:
                 count += 1
                 if sample.waiting:
-                    del self._queues[sample.stage].joined[id_]
+                    self._queues[sample.stage].joined.remove(id_, sample.priority)
         return count
 
     def next_batch(self, now: float) -> Batch | None:
@@ -239,13 +248,12 @@ class Scheduler:
             queue = self._queues[stage]
             if queue.joined and now >= queue.due:
                 reason = queue.reason
-                size = min(len(queue.joined), self._limits.max_batch)
-                ids = tuple(queue.joined.popitem(last=False)[0] for _ in range(size))
+                ids = queue.joined.take(self._limits.max_batch)
                 for id_ in ids:
                     self._samples[id_].waiting = False
-                self._running[stage] += size
+                self._running[stage] += len(ids)
                 self._set_due(stage)
-                self._pace.start(now, self._costs.run(stage, size))
+                self._pace.start(now, self._costs.run(stage, len(ids)))
                 return Batch(stage, ids, reason)
         self._pace.rest()
         return None
@@ -322,7 +330,7 @@ class Scheduler:
 
     def _join(self, id_: int, sample: _Sample, now: float) -> None:
         sample.waiting = True
-        self._queues[sample.stage].joined[id_] = now
+        self._queues[sample.stage].joined.add(id_, now, sample.priority)
         if sample.deadline < NEVER and (cost := self._costs.run(sample.stage, 1)):
             self._note_end(sample.deadline - cost, id_, sample.stage)
 
@@ -337,7 +345,7 @@ class Scheduler:
     def _changed(self, stage: int, now: float) -> None:
         """Note an arrival of one or many samples at a stage, and when they are due."""
         queue = self._queues[stage]
-        if not queue.joined or next(reversed(queue.joined.values())) != now:
+        if not queue.joined or queue.joined.newest != now:
             return
         gap = now - queue.newest
         queue.gap = gap if max(gap, queue.gap) > QUIET_S else queue.gap + NEWS * (gap - queue.gap)
@@ -352,11 +360,10 @@ class Scheduler:
         if count >= self._limits.max_batch:
             queue.due, queue.reason = ALWAYS, "full"
             return
-        saving = self._costs.saving(stage, count)
-        if not self._limits.max_wait or queue.gap >= saving:
+        if not self._limits.max_wait or queue.gap >= (saving := self._costs.saving(stage, count)):
             queue.due, queue.reason = ALWAYS, "idle"
             return
-        oldest = next(iter(queue.joined.values())) + self._limits.max_wait
+        oldest = queue.joined.oldest() + self._limits.max_wait
         urgent = self._last_start(stage)
         dues: tuple[tuple[float, Reason], ...] = (
             (queue.newest + saving, "idle"),

@@ -156,6 +156,10 @@ _OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
         "whether an answer of the stages that ran is better than none when time runs out",
     ),
     "profile": ({"type": "string"}, "the bundle's thresholds of that name, instead of a threshold"),
+    "priority": (
+        {"type": "integer", "minimum": 0, "default": 0},
+        "whose images run first where several wait: 1 before 2 before 3; 0 is as 2",
+    ),
 }
 _BYTES = {"type": "string", "format": "binary"}
 _PROPERTIES = {name: {**schema, "description": text} for name, (schema, text) in _OPTIONS.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,25 +18,17 @@ from PIL import Image
 from cascade.bundle import Bundle, sha256, write
 from cascade.combine import EnergyDefinition
 from cascade.exits import Floats
+from cascade.files import GoldenFile, Input, Stage, Tensor
 from cascade.golden import Golden, pack
-from cascade.manifest import (
-    Estimate,
-    ExitRule,
-    GoldenFile,
-    Manifest,
-    Preprocess,
-    Profile,
-    Provenance,
-    Stage,
-    Tensor,
-    ThresholdRule,
-)
-from cascade.pixels import Pixels
+from cascade.manifest import Manifest, Preprocess, Provenance
+from cascade.pixels import Pixels, scale_and_shift
 from cascade.replay import replay
+from cascade.rules import Estimate, ExitRule, Profile, ThresholdRule
 from server.costs import Costs
 from server.runtime import Images, OnnxRuntime
 
-FLOAT, INTS = 1, 7  # TensorProto.FLOAT, AttributeProto.INTS
+FLOAT, UINT8 = 1, 2  # of TensorProto
+INT, INTS = 2, 7  # of AttributeProto
 
 
 def _varint(value: int) -> bytes:
@@ -59,9 +51,15 @@ def _message(*fields: tuple[int, int | str | bytes]) -> bytes:
     return out
 
 
-def _node(kind: str, inputs: Sequence[str], output: str, **attributes: Sequence[int]) -> bytes:
-    lists = [_message((1, name), *((8, item) for item in items), (20, INTS)) for name, items in attributes.items()]
-    return _message(*((1, name) for name in inputs), (2, output), (4, kind), *((5, item) for item in lists))
+def _node(kind: str, inputs: Sequence[str], output: str, **attributes: Sequence[int] | int) -> bytes:
+    given = [_attribute(name, value) for name, value in attributes.items()]
+    return _message(*((1, name) for name in inputs), (2, output), (4, kind), *((5, item) for item in given))
+
+
+def _attribute(name: str, value: Sequence[int] | int) -> bytes:
+    if isinstance(value, int):
+        return _message((1, name), (3, value), (20, INT))
+    return _message((1, name), *((8, item) for item in value), (20, INTS))
 
 
 def _weight(name: str, array: NDArray[Any]) -> bytes:
@@ -73,21 +71,32 @@ def _weight_outside(name: str, array: NDArray[Any]) -> bytes:
     return _message(*((1, side) for side in array.shape), (2, FLOAT), (8, name), (13, place), (14, 1))
 
 
-def _value(name: str, *shape: int | str) -> bytes:
+def _value(name: str, *shape: int | str, kind: int = FLOAT) -> bytes:
     sides = [_message((1, side) if isinstance(side, int) else (2, side)) for side in shape]
-    tensor = _message((1, FLOAT), (2, _message(*((1, side) for side in sides))))
+    tensor = _message((1, kind), (2, _message(*((1, side) for side in sides))))
     return _message((1, name), (2, _message((1, tensor))))
 
 
+ANY_SHIFT = ("rows", 3, "height", "width")
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
 def onnx_model(
-    seed: int = 0, size: int = 8, classes: int = 4, width: int = 6, batch: int | str = "N", outside: str = ""
+    seed: int = 0,
+    size: int = 8,
+    classes: int = 4,
+    width: int = 6,
+    batch: int | str = "N",
+    outside: str = "",
+    shift: Sequence[int | str] | None = None,
 ) -> bytes:
     """An ONNX file: 3x3 convolution, ReLU, linear; input `image` (N, 3, size, size), output `logits` (N, K).
 
-    The weight that `outside` names, if any, lies in a file beside the model, NAME.bin.
+    The weight that `outside` names, if any, lies in a file beside the model, NAME.bin. With the declared shape of a
+    `shift`, the input is `pixels` in uint8, which the graph normalises by `tiny_manifest`'s rule.
     """
     random = np.random.default_rng(seed)
-    weights = {
+    weights: dict[str, NDArray[Any]] = {
         "w": random.normal(size=(width, 3, 3, 3)) * 0.5,
         "b": random.normal(size=width) * 0.1,
         "v": random.normal(size=(width * size**2, classes)) * 0.6 / size,
@@ -99,11 +108,21 @@ def onnx_model(
         _node("Flatten", ["y"], "flat"),
         _node("Gemm", ["flat", "v", "c"], "logits"),
     ]
+    inputs = [_value("image", batch, 3, size, size)]
+    if shift is not None:
+        weights["scale"], weights["shift"] = scale_and_shift(Preprocess(size=size, mean=MEAN, std=STD))
+        nodes = [
+            _node("Cast", ["pixels"], "floats", to=FLOAT),
+            _node("Mul", ["floats", "scale"], "scaled"),
+            _node("Add", ["scaled", "shift"], "image"),
+            *nodes,
+        ]
+        inputs = [_value("pixels", batch, 3, size, size, kind=UINT8), _value("shift", *shift)]
     graph = _message(
         *((1, node) for node in nodes),
         (2, "tiny"),
         *((5, (_weight_outside if name == outside else _weight)(name, array)) for name, array in weights.items()),
-        (11, _value("image", batch, 3, size, size)),
+        *((11, each) for each in inputs),
         (12, _value("logits", batch, classes)),
     )
     return _message((1, 8), (7, graph), (8, _message((1, ""), (2, 17))))
@@ -119,8 +138,14 @@ def tiny_manifest(
     version: str = "1",
     profiles: Mapping[str, tuple[float, ...]] | None = None,
     macs: Sequence[int] | None = None,
+    dtype: Literal["float32", "uint8"] = "float32",
 ) -> Manifest:
     """A manifest for these model files, named `stage0.onnx`, `stage1.onnx`, ...; costs are round unless given."""
+    shape = (None, 3, size, size)
+    takes = {
+        "float32": Input(name="image", shape=shape),
+        "uint8": Input(name="pixels", shape=shape, dtype="uint8", shift="shift"),
+    }
     stages = [
         Stage(
             role="residual" if number else "student",
@@ -129,7 +154,7 @@ def tiny_manifest(
             sha256=sha256(model),
             params=200,
             macs=10_000 * (number + 1) if macs is None else macs[number],
-            input=Tensor(name="image", shape=(None, 3, size, size)),
+            input=takes[dtype],
             output=Tensor(name="logits", shape=(None, classes)),
         )
         for number, model in enumerate(models)
@@ -138,7 +163,7 @@ def tiny_manifest(
         name=name,
         version=version,
         stages=tuple(stages),
-        preprocess=Preprocess(size=size, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3)),
+        preprocess=Preprocess(size=size, mean=MEAN, std=STD),
         labels=tuple(f"class {index}" for index in range(classes)),
         exit=ExitRule(threshold=threshold, definition=definition, rule=ThresholdRule(name="fixed")),
         provenance=Provenance(dataset="none", recipe="none", created="2026-01-01T00:00:00Z", opset=17, versions={}),
@@ -167,7 +192,8 @@ def profile(name: str, thresholds: tuple[float, ...], stages: int) -> Profile:
 def tiny_bundle(stages: int = 3, size: int = 8, **manifest: Any) -> Bundle:
     """A cascade of random networks over which the exits spread."""
     classes = manifest.get("classes", 4)
-    models = tuple(onnx_model(seed, size, classes) for seed in range(stages))
+    shift = ANY_SHIFT if manifest.get("dtype") == "uint8" else None
+    models = tuple(onnx_model(seed, size, classes, shift=shift) for seed in range(stages))
     return Bundle(tiny_manifest(models, size, macs=[tiny_macs(size, classes)] * stages, **manifest), models)
 
 
@@ -198,7 +224,7 @@ def golden_bundle(count: int = 40, **kwargs: Any) -> Bundle:
     """A tiny bundle with golden samples that leave at every stage."""
     bundle = tiny_bundle(**kwargs)
     side = bundle.manifest.preprocess.size
-    pixels = np.random.default_rng(5).integers(0, 256, (count, 3, side, side), np.uint8)
+    pixels = random_pixels(count, side, seed=5)
     runtime = OnnxRuntime(bundle)
     logits = [runtime.run(stage, pixels) for stage in range(len(bundle.models))]
     return with_golden(bundle, logits, pixels)
@@ -214,6 +240,11 @@ def write_golden_bundle(folder: Path, **kwargs: Any) -> Bundle:
 def random_inputs(count: int, size: int = 8, seed: int = 0) -> Floats:
     """(count, 3, size, size) float32 as preprocessing might give."""
     return np.random.default_rng(seed).normal(size=(count, 3, size, size)).astype(np.float32)
+
+
+def random_pixels(count: int, size: int = 8, seed: int = 0) -> Pixels:
+    """(count, 3, size, size) uint8 of noise."""
+    return np.random.default_rng(seed).integers(0, 256, (count, 3, size, size), np.uint8)
 
 
 def random_photo(seed: int = 0, width: int = 23, height: int = 17) -> Image.Image:

@@ -25,6 +25,7 @@ from PIL import Image
 
 from cascade import bundle
 from cascade.bundle import Bundle
+from cascade.feeds import feeds
 from cascade.pixels import normalise, to_pixels
 from cascade.replay import Replay, replay
 from tests.serving import RESCADE, ROOT, free_port, served
@@ -62,8 +63,8 @@ def expected(read: Bundle, cifar10_images: list[Path]) -> Replay:
     for start in range(0, len(cifar10_images), 250):
         paths = cifar10_images[start : start + 250]
         batch = normalise(np.stack([to_pixels(Image.open(path), rule) for path in paths]), rule)
-        for part, session in zip(logits, sessions, strict=True):
-            part.append(session.run(None, {"images": batch})[0])
+        for part, session, stage in zip(logits, sessions, read.manifest.stages, strict=True):
+            part.append(session.run(None, feeds(batch, stage.input.name, stage.input.shift))[0])
     rows = [np.concatenate(part) for part in logits]
     return replay(rows, read.manifest.exit.threshold, read.manifest.exit.definition)
 

@@ -15,7 +15,7 @@ from tests.builders import write_tiny_bundle
 from tests.test_architecture import without
 
 TRAINED = importlib.util.find_spec("torch") is not None
-WITH_TORCH = {"train", "evaluate", "sparsity", "methods", "models", "reuse", "profile"}
+WITH_TORCH = {"train", "evaluate", "sparsity", "methods", "recipes", "models", "reuse", "profile"}
 
 
 def rescade(*arguments: str | Path) -> Result:
@@ -27,7 +27,7 @@ def test_help_lists_every_verb_in_the_order_of_the_work() -> None:
     assert result.exit_code == 0
     places = [result.stdout.index(f"  {verb} ") for verb in VERBS]
     assert places == sorted(places)
-    training = ["train", "evaluate", "sparsity", "methods", "models", "reuse"]
+    training = ["train", "evaluate", "sparsity", "methods", "recipes", "models", "reuse"]
     export = ["export", "calibrate", "verify", "show", "profile", "golden", "keygen", "sign"]
     assert list(VERBS) == [*training, *export, "serve", "bench"]
 

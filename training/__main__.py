@@ -1,7 +1,8 @@
-"""`python -m training train | evaluate | sparsity | methods | models | reuse`, also as `rescade train`, ..."""
+"""`python -m training train | evaluate | sparsity | methods | recipes | models | reuse`, or `rescade train`, ..."""
 
 from __future__ import annotations
 
+import fnmatch
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,7 @@ import click
 from rich.console import Console
 
 from cascade.errors import CascadeError
+from training.device import is_first
 from training.evaluate import evaluate
 from training.methods.base import METHODS, described, import_all
 from training.models import SIZE
@@ -17,10 +19,11 @@ from training.models.listing import listing
 from training.models.reuse_cost import reuse_cost
 from training.models.reused import parsed
 from training.pruning.sparsity import sparsity_of, sparsity_table
+from training.published import FOLDER, shipped
 from training.recipe import load
-from training.run import open_run
+from training.run import Run, open_run
 from training.steps import run_recipe
-from training.table import accuracy_table, network_line, reuse_lines
+from training.table import accuracy_table, network_line, published_line, recipe_lines, reuse_lines
 
 
 @click.group()
@@ -31,6 +34,9 @@ def main() -> None:
 @main.command("train")
 @click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the run.")
+@click.option(
+    "--row", metavar="NAME", help="A published row to train, of those that RECIPE lists; see `rescade recipes`."
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Put a value over the recipe's.")
 @click.option(
     "--scale", default=1.0, metavar="FACTOR", help="Multiply all epochs, and so schedules: 0.05 is a twentieth."
@@ -43,13 +49,24 @@ def main() -> None:
 )
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def train_command(
-    recipe: Path, out: Path, settings: tuple[str, ...], scale: float, reuse: tuple[Path, ...], *, quiet: bool
-) -> None:
-    """Train a cascade from RECIPE. Run it again to go on where it was stopped."""
+    recipe: Path,
+    out: Path,
+    row: str | None,
+    settings: tuple[str, ...],
+    scale: float,
+    reuse: tuple[Path, ...],
+    *,
+    quiet: bool,
+) -> tuple[Run, bool] | None:
+    """Train a cascade from RECIPE. Run it again to go on where it was stopped.
+
+    The bundle that a recipe may end in is made by `rescade train`, not by `python -m training train`.
+    """
     try:
-        run_recipe(load(recipe, settings).scaled(scale), out, quiet=quiet, reuse=reuse)
+        run = run_recipe(load(recipe, settings, row).scaled(scale), out, quiet=quiet, reuse=reuse)
     except CascadeError as error:
         raise click.ClickException(str(error)) from error
+    return (run, quiet) if is_first() else None  # for `rescade`, which knows of export
 
 
 @main.command("evaluate")
@@ -68,6 +85,8 @@ def evaluate_command(run: Path, *, as_json: bool, sweep: bool, quiet: bool) -> N
         return
     for table in accuracy_table(evaluation):
         Console().print(table)
+    if evaluation.published is not None:
+        click.echo(published_line(evaluation.published, evaluation.test))
 
 
 @main.command("sparsity")
@@ -94,6 +113,30 @@ def methods_command() -> None:
         click.echo(f"{name}: {(method.__doc__ or '').splitlines()[0]}")
         for line in described(method.Config):
             click.echo(f"    {line}")
+
+
+@main.command("recipes")
+@click.argument("pattern", default="*")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
+def recipes_command(pattern: str, *, as_json: bool) -> None:
+    """List the recipes that come with the project, and the published rows that each has; * marks the default row.
+
+    PATTERN is a path, or for instance 'simkd/*'. Rows are accuracies of the papers in percent, mean and deviation.
+    """
+    found = {}
+    for path in shipped():
+        name = path.relative_to(FOLDER).as_posix()
+        if fnmatch.fnmatch(name, pattern):
+            found[name] = load(path)
+    if not found:
+        raise click.ClickException(f"no recipe's path matches {pattern!r}: quote it, or see `rescade recipes`")
+    if as_json:
+        click.echo(json.dumps({name: recipe.model_dump(mode="json") for name, recipe in found.items()}, indent=2))
+        return
+    click.echo(f"in {FOLDER}")
+    for name, recipe in found.items():
+        for line in recipe_lines(name, recipe):
+            click.echo(line)
 
 
 @main.command("models")

@@ -19,7 +19,7 @@ from torch import Tensor
 from cascade.manifest import Preprocess
 from cascade.pixels import scale_and_shift
 from training.methods.base import Batch
-from training.recipe import Augment, DataConfig
+from training.settings import Augment, DataConfig
 from training.sources import Decoded, decode
 from training.splits import draw_dv, fingerprint, measure
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from cascade.errors import DeviceUnavailable
-from training.recipe import Runtime
+from training.settings import Runtime
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -84,6 +84,11 @@ class Device:
         """Until every process is here."""
         if self.world > 1:
             distributed.barrier()
+
+
+def is_first() -> bool:
+    """Whether this is the only process, or the first of those that torchrun has started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def choose(settings: Runtime) -> Device:

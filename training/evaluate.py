@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cascade.errors import RecipeError
+from cascade.fields import Frozen
 from cascade.figures import Sample, accuracy, energy_threshold, mean_energy, measure, running_sums, sweep
-from cascade.manifest import Figures, Frozen
+from cascade.manifest import Figures
 from training import checkpoint
 from training.data import Batches, Split, load
 from training.device import choose
 from training.models.count import macs
-from training.recipe import ExitConfig
+from training.published import PublishedRow
 from training.run import Run
+from training.settings import ExitConfig
 
 EVALUATION_BATCH = 500
 
@@ -72,13 +74,17 @@ class SweepRow(Frozen):
 
 
 class Evaluation(Frozen):
-    """Figures of a finished run, from torch's own networks, at the threshold of the recipe's rule."""
+    """Figures of a finished run, from torch's own networks, at the threshold of the recipe's rule.
+
+    `published` is the row of a paper's table that the run repeats, if it does.
+    """
 
     threshold: float
     dv: Figures
     test: Figures
     dv_sweep: tuple[SweepRow, ...] = ()
     test_sweep: tuple[SweepRow, ...] = ()
+    published: PublishedRow | None = None
 
 
 def evaluate(run: Run, *, sweep_thresholds: bool = False, quiet: bool = False) -> Evaluation:
@@ -112,6 +118,7 @@ def evaluate(run: Run, *, sweep_thresholds: bool = False, quiet: bool = False) -
         test=measure(test, threshold, definition),
         dv_sweep=tuple(SweepRow.model_validate(row) for row in sweep(dv, thresholds, definition)),
         test_sweep=tuple(SweepRow.model_validate(row) for row in sweep(test, thresholds, definition)),
+        published=None if run.recipe.published is None else run.recipe.published.taken(),
     )
     checkpoint.write_json(run.folder / "evaluation.json", evaluation.model_dump(mode="json"))
     return evaluation

@@ -6,6 +6,7 @@ that was killed therefore goes on from its last checkpoint and ends with the sam
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterable
@@ -24,10 +25,11 @@ from training.data import Batches, Data
 from training.device import Device
 from training.evaluate import Logits, labels_of, logits_of
 from training.log import Log
-from training.methods.base import Method, Phase
+from training.methods.base import Batch, Method, Phase
 from training.models.dirac import undecayed
-from training.recipe import Schedule
+from training.pictures import contact_sheet
 from training.schedule import learning_rate
+from training.settings import Schedule
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,14 @@ def parameter_groups(
     return [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
 
 
+def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Give an optimiser its state back, from whatever device that was read to."""
+    optimizer.load_state_dict(state)
+    for value in optimizer.state.values():
+        if "step" in value:
+            value["step"] = value["step"].cpu()  # where Adam wants its count of steps, wherever the weights are
+
+
 class _Run:
     """A step under way: what a checkpoint has to hold, and how to go on from it."""
 
@@ -161,6 +171,8 @@ class _Run:
             raise RecipeError(f"{self.path} belongs to another recipe: name another --out, or remove it")
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for name, optimizer in self.method.optimizers().items():
+            restore(optimizer, state["others"][name])
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.batch, self.sums = state["epoch"], state["batch"], dict(state["sums"])
         self.best = state.get("best")
@@ -175,6 +187,7 @@ class _Run:
             "run_id": self.step.run_id,
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "others": {name: optimizer.state_dict() for name, optimizer in self.method.optimizers().items()},
             "scaler": self.scaler.state_dict(),
             "epoch": self.epoch,
             "batch": self.batch,
@@ -182,6 +195,8 @@ class _Run:
             "best": self.best,
         }
         checkpoint.save_checkpoint(self.path, state)
+        if (images := self.method.pictures()) is not None:
+            checkpoint.write_atomic(self.path.with_name("images.png"), contact_sheet(images))
 
     def one_epoch(self, log: Log) -> None:
         """The rest of the current epoch, its evaluation on D_v, and its checkpoint."""
@@ -217,30 +232,38 @@ class _Run:
         return list(self.data.train.index[kept].split(size))
 
     def one_batch(self, index: Tensor) -> dict[str, float]:
-        """One optimiser step; returns the epoch's sums of losses so far."""
+        """The optimiser's step or steps of one batch; returns the epoch's sums of losses so far."""
         schedule, device = self.step.schedule, self.device
         seed = seed_for(self.step.seed, self.step.name, self.epoch, self.batch, device.rank)
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
-        batch = self.batches.augmented(self.data.train, device.slice(index), self.data.augment, generator)
-        batch = replace(batch, epoch=self.epoch)
+        drawn = functools.partial(
+            self.batches.augmented, self.data.train, device.slice(index), self.data.augment, generator
+        )
+        batch = replace(self.method.make_batch(drawn), epoch=self.epoch)
         done = (self.epoch * self.batches_per_epoch + self.batch) / (schedule.epochs * self.batches_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(schedule, done)
-        with device.autocast():
+        for turn in range(self.method.turns()):
+            self.one_step(replace(batch, turn=turn))
+        return self.sums
+
+    def one_step(self, batch: Batch) -> None:
+        """Losses, gradients, and the optimiser's step; it leaves alone what has no gradient."""
+        with self.device.autocast():
             losses = self.method.losses(batch)
         total = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
-        device.average(self.parameters)
-        if schedule.clip:
+        self.device.average(self.parameters)
+        if self.step.schedule.clip:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.parameters, schedule.clip)
+            nn.utils.clip_grad_norm_(self.parameters, self.step.schedule.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return self.add(losses)
+        self.add(losses)
 
-    def add(self, losses: dict[str, Tensor]) -> dict[str, float]:
+    def add(self, losses: dict[str, Tensor]) -> None:
         """Add a batch's losses to the epoch's sums."""
         for name, loss in losses.items():
             value = float(loss.detach())
@@ -250,7 +273,6 @@ class _Run:
                     "lower schedule.lr, or set schedule.clip"
                 )
             self.sums[name] = self.sums.get(name, 0.0) + value
-        return self.sums
 
     def compare(self, figures: dict[str, float]) -> None:
         """Keep the weights if they are the best so far; of equals the first."""

@@ -8,286 +8,34 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
-from cascade.combine import EnergyDefinition
 from cascade.errors import RecipeError
-from cascade.manifest import Name, Preprocess
-
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-DESIGNED = "designed"
-Rgb = tuple[float, float, float]
-
-
-class Frozen(BaseModel):
-    """Immutable, and unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Augment(Frozen):
-    """Batched augmentation. `pad`: pixels of black around before a random crop. `flip`: mirror every second image."""
-
-    pad: Annotated[int, Field(ge=0, le=64)] = 4
-    flip: bool = True
-
-
-class DataConfig(Frozen):
-    """Which images, and what is set aside.
-
-    Attributes:
-        name: digits, cifar10, cifar100, fashion_mnist, or imagefolder:PATH.
-        root: where downloads are kept.
-        size: pixels a side; images of another size are resized as the bundle's preprocessing says.
-        resize: `stretch`, or `short_side` to `resize_to` and a centre crop.
-        resize_to: length of the short side before the crop, pixels.
-        mean, std: of a channel, in [0, 1] units; default: measured on the training images.
-        augment: of training batches.
-        dv_fraction: share of the training set drawn as D_v.
-        dv_exclude: keep D_v out of training, so that its energies are those of unseen images.
-        test_fraction: share split off, a class at a time, where the data set has no test part of its own.
-        train_per_class: train on this many images of each class, D_v's among them; default all. The test part stays.
-        split_seed: of that split, that part and of D_v; apart from the run's seed, so that runs share them.
-    """
-
-    name: str
-    root: str = "~/.cache/rescade"
-    size: Annotated[int, Field(ge=8, le=1024)] = 32
-    resize: Literal["stretch", "short_side"] = "stretch"
-    resize_to: int | None = None
-    mean: Rgb | None = None
-    std: tuple[Positive, Positive, Positive] | None = None
-    augment: Augment = Augment()
-    dv_fraction: Fraction = 0.1
-    dv_exclude: bool = False
-    test_fraction: Fraction = 0.2
-    train_per_class: Annotated[int, Field(gt=0)] | None = None
-    split_seed: int = 0
-
-    @model_validator(mode="after")
-    def _resizing_fits(self) -> Self:
-        try:
-            self.rule()
-        except ValidationError as error:
-            raise ValueError(_reasons(error)) from None
-        return self
-
-    def rule(self) -> Preprocess:
-        """How an image becomes pixels; what they are normalised by is measured, unless it is given here."""
-        return Preprocess(
-            size=self.size,
-            resize=self.resize,
-            resize_to=self.resize_to,
-            crop="none" if self.resize == "stretch" else "center",
-            mean=self.mean or (0, 0, 0),
-            std=self.std or (1, 1, 1),
-        )
-
-
-class Runtime(Frozen):
-    """What it runs on; changes the speed, and the result only by rounding.
-
-    Attributes:
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        precision: of the forward pass in training; evaluation is always fp32.
-        channels_last: memory order of maps.
-        compile: torch.compile.
-        threads: CPU threads; default torch's choice.
-        deterministic: refuse algorithms that differ from run to run.
-        checkpoint_s: seconds between checkpoints inside an epoch; every epoch ends with one anyway.
-    """
-
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    channels_last: bool = True
-    compile: bool = False
-    threads: Annotated[int, Field(gt=0)] | None = None
-    deterministic: bool = True
-    checkpoint_s: Positive = 60.0
-
-
-class Schedule(Frozen):
-    """How long and how fast: SGD with momentum.
-
-    Attributes:
-        epochs: passes over the training set.
-        batch_size: samples, over all devices together.
-        lr: the highest learning rate.
-        policy: `one_cycle` (linear up, cosine down to 0), `cosine`, or `step`.
-        warmup: share of the run that `one_cycle` climbs.
-        milestones: shares of the run after which `step` multiplies by `factor`.
-        factor: of `step`.
-        momentum, nesterov, weight_decay: of SGD.
-        decay_norms: let the weight decay shrink biases and batch norm's parameters too, as the papers do. It can shrink
-            a res-student whose labels judge the sum to nothing, since the stages before it leave small gradients.
-        clip: largest gradient norm; 0 is off.
-        select: which epoch's weights are the result: the `last`, or those with the lowest loss (`dv_loss`) or the
-            highest accuracy (`dv_accuracy`) on D_v, which training then may not see.
-    """
-
-    epochs: Annotated[int, Field(gt=0)] = 250
-    batch_size: Annotated[int, Field(gt=1)] = 128
-    lr: Positive = 0.1
-    policy: Literal["one_cycle", "cosine", "step"] = "step"
-    warmup: Fraction = 0.25
-    milestones: tuple[Fraction, ...] = (0.6, 0.8)
-    factor: Fraction = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    nesterov: bool = False
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    decay_norms: bool = True
-    clip: Annotated[float, Field(ge=0)] = 0.0
-    select: Literal["last", "dv_loss", "dv_accuracy"] = "last"
-
-
-class MagnitudeConfig(Frozen):
-    """Unstructured pruning of the teacher: rounds, each of which prunes and trains on.
-
-    Attributes:
-        sparsity: share of the weights that shall be gone after the last round; as near to it as whole rounds come.
-        share: of what is left that goes in each round.
-        method: what each round trains with; default plain cross-entropy.
-        schedule: of each round; what differs from the recipe's.
-    """
-
-    sparsity: Fraction = 0.79
-    share: Fraction = 0.2
-    method: dict[str, Any] = {"name": "vanilla"}
-    schedule: dict[str, Any] = {}
-
-
-class SlimmingConfig(Frozen):
-    """Channels cut from the student by the scales of its batch norms, and the training that follows.
-
-    Attributes:
-        rate: share of the channels that can go, of the whole network.
-        floor: channels that every batch norm keeps, if it has as many.
-        shared: let channels go that are added to a shortcut, all those of one sum together.
-        method: of the training that follows; default plain cross-entropy.
-        schedule: of that training; what differs from the recipe's.
-    """
-
-    rate: Fraction
-    floor: Annotated[int, Field(gt=0)] = 8
-    shared: bool = False
-    method: dict[str, Any] = {"name": "vanilla"}
-    schedule: dict[str, Any] = {}
-
-
-class NetworkConfig(Frozen):
-    """One network to train.
-
-    Attributes:
-        model: its name; `designed` is the dense network whose widths follow what pruning left of the teacher.
-        method: the method's name and settings.
-        schedule: what differs from the recipe's.
-        start: folder of a finished run whose student's body, all but what follows the last map, is where it begins.
-        slim: cut its channels when it is trained, and train on; train it with the method `slimming`.
-    """
-
-    model: str
-    method: dict[str, Any]
-    schedule: dict[str, Any] = {}
-    start: str | None = None
-    slim: SlimmingConfig | None = None
-
-
-class TeacherConfig(Frozen):
-    """The teacher: trained here (`model` and `method`), taken from a run, or a model with a weight file.
-
-    Attributes:
-        model: network name, e.g. resnet20_a or torchvision:resnet50; not with `run`.
-        method, schedule: as for any network, when it is trained here.
-        run: folder of a finished run whose teacher is taken.
-        step: which network of that run, such as `teacher_round2`; default the one that taught there.
-        weights: .safetensors, or a torch file that holds a plain state dict.
-        prune: its weights before it teaches.
-    """
-
-    model: str | None = None
-    method: dict[str, Any] | None = None
-    schedule: dict[str, Any] = {}
-    run: str | None = None
-    step: Name | None = None
-    weights: str | None = None
-    prune: MagnitudeConfig | None = None
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        sources = [self.method is not None, self.run is not None, self.weights is not None]
-        if sum(sources) != 1:
-            raise ValueError("a teacher needs exactly one of method (train it), run (take it), weights (load it)")
-        if (self.model is None) != (self.run is not None):
-            raise ValueError("a teacher needs a model, unless it comes from a run, which knows its own")
-        if self.step is not None and self.run is None:
-            raise ValueError("teacher.step is one of another run: name that run, or leave it out")
-        return self
-
-
-class Stop(Frozen):
-    """When to add no further res-student. Whatever is given must hold; at least one is always trained.
-
-    Attributes:
-        energy: stop once Energy(S_i, D_v) > energy * Energy(T, D_v); ResKD Algorithm 1 has 0.9.
-        count: stop once there are this many res-students; with `energy`, not before there are this many.
-        max_stages: never more res-students than this.
-    """
-
-    energy: Positive | None = None
-    count: Annotated[int, Field(gt=0)] | None = None
-    max_stages: Annotated[int, Field(gt=0, le=32)] = 4
-
-    @model_validator(mode="after")
-    def _some_rule(self) -> Self:
-        if self.energy is None and self.count is None:
-            raise ValueError("stop needs energy, count or both")
-        if self.count is not None and self.count > self.max_stages:
-            raise ValueError(f"stop.count {self.count} is over stop.max_stages {self.max_stages}")
-        return self
-
-    def done(self, residuals: int, energy: float, teacher_energy: float) -> bool:
-        """Whether to stop after `residuals` res-students, with the mean energies of S_i and T on D_v."""
-        if residuals >= self.max_stages:
-            return True
-        enough = self.count is None or residuals >= self.count
-        return enough and (self.energy is None or energy > self.energy * teacher_energy)
-
-
-class ResidualConfig(Frozen):
-    """The res-students: R_i has `models[i - 1]`, the last name is used for all that follow.
-
-    Attributes:
-        models: names of networks.
-        method: its name and settings.
-        schedule: what differs from the recipe's.
-        stop: when there are enough.
-        start: `fresh` begins from random weights, `previous` from the stage before, its classifier set to zero.
-    """
-
-    models: Annotated[tuple[str, ...], Field(min_length=1)]
-    method: dict[str, Any] = {"name": "res_kd"}
-    schedule: dict[str, Any] = {}
-    stop: Stop = Stop(energy=0.9)
-    start: Literal["fresh", "previous"] = "fresh"
-
-
-class ExitConfig(Frozen):
-    """The exit rule that export computes: threshold = rho * Energy(reference, D_v), or a number."""
-
-    definition: EnergyDefinition = "summed"
-    rho: Positive = 0.9
-    reference: Literal["S_n", "T"] = "S_n"
-    threshold: float | None = None
+from cascade.fields import Name
+from training.document import put, read
+from training.published import Published, forget_row, take_row
+from training.reasons import reasons
+from training.settings import (
+    DESIGNED,
+    DataConfig,
+    ExitConfig,
+    ExportConfig,
+    Frozen,
+    NetworkConfig,
+    ResidualConfig,
+    Runtime,
+    Schedule,
+    TeacherConfig,
+)
 
 
 class Recipe(Frozen):
-    """A whole run: data, teacher, first student, res-students, exit rule.
+    """A whole run: data, teacher, first student, res-students, exit rule, bundle.
 
-    `teachers` are for methods that learn from several; a recipe has those or one `teacher`.
+    `teachers` are for methods that learn from several; a recipe has those or one `teacher`. `published` is what papers
+    have reached with it.
     """
 
     name: Name
@@ -300,6 +48,8 @@ class Recipe(Frozen):
     student: NetworkConfig
     residual: ResidualConfig | None = None
     exit: ExitConfig = ExitConfig()
+    export: ExportConfig | None = None
+    published: Published | None = None
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -321,7 +71,7 @@ class Recipe(Frozen):
             try:
                 schedule = self.schedule_for(part)
             except ValidationError as error:
-                raise ValueError(f"{name}.schedule.{_reasons(error)}") from None
+                raise ValueError(f"{name}.schedule.{reasons(error, Schedule)}") from None
             if schedule.select != "last" and not self.data.dv_exclude:
                 raise ValueError(f"{name}.schedule.select compares epochs on D_v: keep that apart by data.dv_exclude")
         return self
@@ -354,6 +104,17 @@ class Recipe(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _precisions_fit(self) -> Self:
+        count = 1 if self.export is None else len(self.export.precision.split(","))
+        stop = None if self.residual is None else self.residual.stop
+        if count > 1 and stop is not None and stop.energy is not None:
+            raise ValueError("export.precision names one a stage, and residual.stop.energy leaves their number open")
+        stages = 1 if stop is None else 1 + (stop.count or 0)
+        if count not in (1, stages):
+            raise ValueError(f"export.precision names {count} precisions for {stages} stages: name one, or each")
+        return self
+
     def teachers_by_step(self) -> dict[str, TeacherConfig]:
         """Each teacher under the name of its step: `teacher`, or `teacher1`, `teacher2`, ... of several."""
         if self.teacher is not None:
@@ -383,35 +144,36 @@ class Recipe(Frozen):
                 changes["schedule"] = scaled(own)
             return part.model_copy(update=changes)
 
+        if factor == 1:
+            return self
         parts = {"teacher": self.teacher, "student": self.student, "residual": self.residual}
         changes: dict[str, Any] = {name: inside(part) for name, part in parts.items() if part is not None}
         changes["teachers"] = tuple(inside(teacher) for teacher in self.teachers)
+        if self.published is not None:
+            changes["published"] = self.published.model_copy(update={"row": None})
         return self.model_copy(update={**changes, "schedule": self.schedule.model_copy(update=scaled({}))})
 
     def run_id(self) -> str:
-        """sha256 of the resolved recipe, 16 hex digits; what it runs on is left out."""
-        resolved = json.dumps(self.model_dump(mode="json", exclude={"runtime"}), sort_keys=True)
+        """sha256 of the resolved recipe, 16 hex digits; not of what it runs on, is exported as, or has published."""
+        resolved = json.dumps(self.model_dump(mode="json", exclude={"runtime", "export", "published"}), sort_keys=True)
         return hashlib.sha256(resolved.encode()).hexdigest()[:16]
 
 
-def load(path: Path, settings: tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe and put `key=value` settings over it.
+def load(path: Path, settings: tuple[str, ...] = (), row: str | None = None) -> Recipe:
+    """Read a recipe, make it the one of a published row, and put `key=value` settings over it.
 
     Args:
         path: YAML file.
         settings: dotted keys and YAML values, e.g. `schedule.epochs=3`.
+        row: name of one that the recipe lists; default the recipe as it is written.
 
     Raises:
         RecipeError: unreadable, not YAML, an unknown key, or a value out of range; says which.
     """
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"cannot read the recipe {path}: {error}") from error
-    if not isinstance(document, dict):
-        raise RecipeError(f"the recipe {path} must be a mapping of keys to values")
-    for setting in settings:
-        _put(document, setting)
+    document = read(path)
+    if row is not None:
+        take_row(document, row, str(path))
+    forget_row(document, [put(document, setting) for setting in settings])
     return parse(document, str(path))
 
 
@@ -424,25 +186,4 @@ def parse(document: dict[str, Any], source: str) -> Recipe:
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
-        raise RecipeError(f"{source}: {_reasons(error)}") from error
-
-
-def _reasons(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'recipe'}: {item['msg']}" for item in error.errors())
-
-
-def _put(document: dict[str, Any], setting: str) -> None:
-    key, equals, value = setting.partition("=")
-    if not equals or not key:
-        raise RecipeError(f"--set takes key=value, not {setting!r}")
-    *path, last = key.split(".")
-    place = document
-    for part in path:
-        inner = place.setdefault(part, {})
-        if not isinstance(inner, dict):
-            raise RecipeError(f"--set {key}: {part!r} holds a value, not keys")
-        place = inner
-    try:
-        place[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {key}: {value!r} is not a YAML value") from error
+        raise RecipeError(f"{source}: {reasons(error, Recipe)}") from error

@@ -23,8 +23,9 @@ from training.pruning import slimming
 from training.pruning.cut import kept_of
 from training.pruning.design import designed
 from training.pruning.magnitude import Masks
-from training.recipe import DESIGNED, Recipe, TeacherConfig
+from training.recipe import Recipe
 from training.run import Run, open_run
+from training.settings import DESIGNED, TeacherConfig
 from training.start import take_body
 
 
@@ -82,7 +83,8 @@ def _of_a_run(step: str, config: TeacherConfig, ours: Run) -> Actor:
     """Our copy of it where there is one, because the other run may be gone by now."""
     run = ours
     if not ours.is_done(step):
-        run = open_run(Path(config.run or "").expanduser())
+        with _part(f"{step}.run"):
+            run = open_run(Path(config.run or "").expanduser())
         step = run.teaching(config.step)
     name, net = run.network(step)
     return Actor(name, net, name, run.masks(step))

@@ -1,8 +1,8 @@
 """Steps of other runs that need not be trained again, since they and all before them are the same.
 
 A step's key is a hash of all that its weights depend on: seed, data, network, method, schedule, and the keys of the
-steps that it learned from. It is not the run's id, so recipes that differ in a student share their teacher, and a
-teacher of two rounds of pruning is found in a run of seven.
+steps that it learned from; a network that a method reads from a file counts by its weights. It is not the run's id, so
+recipes that differ in a student share their teacher, and a teacher of two rounds of pruning is found in a run of seven.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from training import checkpoint
+from training.methods.base import find
 from training.recipe import Recipe
 from training.run import Run
 
@@ -30,6 +32,21 @@ def step_key(recipe: Recipe, step: str, settings: dict[str, Any], inputs: Sequen
     data = recipe.data.model_dump(mode="json", exclude={"root"})
     parts = {"seed": recipe.seed, "data": data, "step": step, "settings": settings, "inputs": list(inputs)}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def by_content(method: dict[str, Any]) -> dict[str, Any]:
+    """A method's settings with a digest in place of each file that they name.
+
+    Args:
+        method: its name and settings.
+
+    Raises:
+        RecipeError: a file holds no network.
+    """
+    _, config = find(method)
+    named = {key: value for key in config.NETWORKS if (value := getattr(config, key)) is not None}
+    found = {key: checkpoint.load_network(Path(value).expanduser())[1] for key, value in named.items()}
+    return {**method, **{key: checkpoint.digest(net) for key, net in found.items()}}
 
 
 def taken(run: Run, step: str, key: str, others: Sequence[Run]) -> Run | None:

@@ -5,6 +5,7 @@ metrics.jsonl            a line an epoch
 tensorboard/             the same for TensorBoard
 steps/teacher/           network.safetensors and step.json once it is done; checkpoint.pt until then
 steps/student/           also init/checkpoint.pt, where the method has a phase of that name, until the step is done
+steps/student/images.png  where the method made its own images: some of the last
 steps/residual1/ ...
 steps/teacher_round1/ ... also masks.safetensors, where the teacher is pruned; the last of them teaches
 steps/student_slim/      the student without the channels that were cut
@@ -105,15 +106,16 @@ class Run:
 
 
 def create(folder: Path, recipe: Recipe) -> Run:
-    """Start a run in a folder, or go on with it.
+    """Start a run in a folder, or go on with it. One that had trained nothing yet gives way to another recipe's.
 
     Raises:
         RecipeError: the folder holds another recipe's run, or something else, or cannot be written to.
     """
     path = folder / "recipe.json"
     if path.exists():
-        there = checkpoint.read_json(path).get("run_id")
-        if there != recipe.run_id():
+        document = checkpoint.read_json(path)
+        there, begun = document.get("run_id"), "recipe" not in document or (folder / "steps").exists()
+        if there != recipe.run_id() and begun:
             raise RecipeError(f"{folder} holds a run of another recipe ({there}): name another --out, or remove it")
     elif folder.exists() and any(entry.name != ".recipe.json.new" for entry in folder.iterdir()):
         raise RecipeError(f"{folder} is not empty and is no run: name another --out")
@@ -130,5 +132,7 @@ def open_run(folder: Path) -> Run:
     Raises:
         RecipeError: it is none.
     """
+    if not (folder / "recipe.json").exists():
+        raise RecipeError(f"{folder} is no run, it has no recipe.json: name a folder that `rescade train --out` made")
     document = checkpoint.read_json(folder / "recipe.json")
     return Run(folder, parse(document.get("recipe", {}), str(folder / "recipe.json")))

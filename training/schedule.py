@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from training.recipe import Schedule
+from training.settings import Schedule
 
 
 def learning_rate(schedule: Schedule, progress: float) -> float:

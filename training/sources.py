@@ -17,7 +17,7 @@ from rich.progress import track
 from cascade.errors import BadImage, RecipeError
 from cascade.manifest import Preprocess
 from cascade.pixels import to_pixels
-from training.recipe import DataConfig
+from training.settings import DataConfig
 
 IN_MEMORY_BYTES = 8 * 2**30
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")

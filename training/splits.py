@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from training.recipe import DataConfig, Rgb
+from training.settings import DataConfig, Rgb
 
 Index = NDArray[np.int64]
 

@@ -30,10 +30,11 @@ from training.pruning import slimming
 from training.pruning.compare import layers
 from training.pruning.design import designed
 from training.pruning.magnitude import Masks, rounds_for
-from training.recipe import DESIGNED, MagnitudeConfig, Recipe, TeacherConfig
+from training.recipe import Recipe
 from training.rehearsal import rehearse
-from training.reuse import step_key, taken
+from training.reuse import by_content, step_key, taken
 from training.run import Run, create, open_run
+from training.settings import DESIGNED, MagnitudeConfig, TeacherConfig
 from training.start import begin_from, take_body
 
 
@@ -282,7 +283,7 @@ class _Trainer:
     def key(self, plan: Plan) -> str:
         """What the step's weights depend on, as a hash."""
         schedule = self.recipe.schedule_for(plan.schedule).model_dump(mode="json")
-        settings = {"model": plan.model, "method": plan.method, "schedule": schedule, **plan.settings}
+        settings = {"model": plan.model, "method": by_content(plan.method), "schedule": schedule, **plan.settings}
         inputs = [self.run.figures(step).get("key") or self.digest(step) for step in plan.inputs]
         return step_key(self.recipe, plan.step, settings, inputs)
 
@@ -316,7 +317,8 @@ class _Trainer:
         )
         split = self.data.train
         batch_size = step.schedule.batch_size // self.device.world
-        seen = TrainingSet(split.labels, split.index, self.data.preprocess.size, batch_size)
+        rule = self.data.preprocess
+        seen = TrainingSet(split.labels, split.index, rule.size, batch_size, rule.mean, rule.std, self.data.augment)
         with torch.random.fork_rng():
             trained = kind(config, replace(plan.nets, student=net), seen)
         self.device.place(trained)

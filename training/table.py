@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from rich.table import Table
 
+from cascade.manifest import Figures
 from cascade.table import HEADER, exits_line, rows
 from training.evaluate import Evaluation, SweepRow
 from training.models.listing import Listed
 from training.models.reuse_cost import ReuseCost
+from training.published import PublishedRow
+from training.recipe import Recipe
+
+GLUE = "\N{NO-BREAK SPACE}"
 
 
 def accuracy_table(evaluation: Evaluation) -> list[Table]:
@@ -24,6 +31,31 @@ def accuracy_table(evaluation: Evaluation) -> list[Table]:
         if sweep:
             tables.append(_sweep_table(name, sweep))
     return tables
+
+
+def published_line(row: PublishedRow, figures: Figures) -> str:
+    """A paper's row beside one's own figures on the test images."""
+    line = f"published, {row.source}: {row.name} {spoken(row)} %; here {figures.sums[-1].accuracy:.2%}"
+    if row.teacher is None or figures.teacher is None:
+        return line
+    return f"{line}; its teacher {row.teacher:g} %, here {figures.teacher.accuracy:.2%}"
+
+
+def recipe_lines(name: str, recipe: Recipe) -> list[str]:
+    """Where a recipe is, what it learns from what, and the rows that were published of it."""
+    teachers = ", ".join(config.model or str(config.run) for config in recipe.teachers_by_step().values())
+    lines = [f"{name}: {recipe.data.name}, {recipe.student.model}{teachers and f' from {teachers}'}"]
+    if (published := recipe.published) is not None:
+        shown = (
+            f"{'*' if row == published.row else ''}{row} {spoken(published.get(row))}" for row in published.figures
+        )
+        lines += [f"    {published.source}", *(f"    {line}" for line in textwrap.wrap(", ".join(shown), 112))]
+    return lines
+
+
+def spoken(row: PublishedRow) -> str:
+    """A row's figure for a person: `74.12 +- 0.29`."""
+    return f"{row.mean:.2f}" if row.std is None else f"{row.mean:.2f} +- {row.std:.2f}"
 
 
 def network_line(network: Listed) -> str:

@@ -29,7 +29,7 @@ from server.options import Options, read_options
 
 INPUT = "image"
 RANKED = ("logits", "probabilities")
-STEERING = ("threshold", "max_stage", "profile")
+STEERING = ("threshold", "max_stage", "profile", "priority")
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,7 @@ def _read_options(request: InferRequest) -> Options:
 
 
 def _read_timeout(request: InferRequest) -> float | None:
-    """Seconds; 0 is the server's own. The priority is looked at and left at that: there is one level."""
-    read_whole(request.parameters, "priority", 0, "the request")
+    """Seconds; 0 is the server's own."""
     timeout_us = read_whole(request.parameters, "timeout", 0, "the request")
     return timeout_us / 1e6 if timeout_us else None
 

@@ -13,8 +13,9 @@ import pytest
 from cascade.bundle import parse, sha256
 from cascade.errors import BundleError
 from cascade.exits import Floats
+from cascade.files import GoldenFile
 from cascade.golden import Golden, check, choose, pack, unpack
-from cascade.manifest import GoldenFile, Manifest
+from cascade.manifest import Manifest
 from cascade.replay import replay
 from tests.builders import tiny_manifest
 from tests.cascade.documents import MODELS, put

@@ -14,6 +14,7 @@ from cascade.errors import BundleError
 from cascade.manifest import Manifest, Preprocess
 from tests.cascade.documents import FIGURES, FUSED, NETWORK, PROFILE, Document, document, drop, put
 
+PIXELS = {"name": "pixels", "shape": [None, 3, 8, 8], "dtype": "uint8", "shift": "shift"}
 NAN, INFINITY = float("nan"), float("inf")
 SHORT_SIDE = {"size": 8, "resize": "short_side", "resize_to": 9, "crop": "center", "mean": [0, 0, 0], "std": [1, 1, 1]}
 
@@ -60,6 +61,8 @@ GOOD: dict[str, Document] = {
     "no profiles": drop("profiles"),
     "the format before this one": put("format_version", 1),
     "defaults left out": drop("stages.0.input.dtype"),
+    "graphs that take pixels": put("stages.0.input", PIXELS),
+    "written before graphs took pixels": drop("stages.0.input.shift"),
 }
 
 BAD: dict[str, tuple[Document, str]] = {
@@ -101,6 +104,10 @@ BAD: dict[str, tuple[Document, str]] = {
     "a side of nothing": (put("stages.0.input.shape", [None, 3, 0, 8]), "stages[0].input.shape[2]"),
     "an output of other classes": (put("stages.2.output.shape", [None, 5]), "stages[2].output.shape"),
     "a nameless output": (put("stages.0.output.name", ""), "stages[0].output.name"),
+    "pixels without a shift": (put("stages.0.input", {**PIXELS, "shift": None}), "stages[0].input"),
+    "a shift without pixels": (put("stages.0.input", {**PIXELS, "dtype": "float32"}), "stages[0].input"),
+    "a shift that is the pixels": (put("stages.0.input", {**PIXELS, "shift": "pixels"}), "stages[0].input"),
+    "logits in uint8": (put("stages.0.output.dtype", "uint8"), "stages[0].output.dtype"),
     "half precision": (put("stages.0.input.dtype", "float16"), "stages[0].input.dtype"),
     "a precision nobody knows": (put("stages.0.precision", "int4"), "stages[0].precision"),
     "a percentile without its method": (put("provenance.quantiser", {"percentile": 99.9}), "provenance.quantiser"),

@@ -24,8 +24,8 @@ from tests.tiny_run import train_tiny
 from training.data import Data, Split, load
 from training.evaluate import labels_of, logits_of
 from training.models.count import macs, params
-from training.recipe import ExitConfig
 from training.run import Run, create
+from training.settings import ExitConfig
 from training.sources import digit_scans, split_by_class
 
 pytestmark = pytest.mark.train

@@ -8,7 +8,7 @@ import pytest
 from cascade.errors import RecipeError
 from cascade.figures import Sample, mean_energy
 from export.calibrate import exit_rule
-from training.recipe import ExitConfig
+from training.settings import ExitConfig
 
 pytestmark = pytest.mark.train
 

@@ -64,6 +64,21 @@ def test_a_bundle_and_its_recipe_become_a_bundle_in_another_precision(
     assert f"wrote {out}: fp16, fp32, fp32, threshold {manifest.exit.threshold:.6f}; the same class" in result.stdout
 
 
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+def test_what_the_stages_of_a_bundle_take_can_be_said_beside_its_one_file(tmp_path: Path, kind: str) -> None:
+    write_tiny_bundle(tmp_path / "source")
+    result = rescade("export", tmp_path / "source", "--out", tmp_path / "made", "--fused", "--input", kind)
+    assert result.exit_code == 0, result.output
+    assert [stage.input.dtype for stage in bundle.read(tmp_path / "made").manifest.stages] == [kind] * 3
+
+
+def test_a_run_can_be_exported_for_normalised_images(student_alone: Run, tmp_path: Path) -> None:
+    result = rescade("export", student_alone.folder, "--input", "float32", "--out", tmp_path / "floats", "--quiet")
+    assert result.exit_code == 0, result.output
+    [stage] = bundle.read(tmp_path / "floats").manifest.stages
+    assert (stage.input.name, stage.input.dtype, stage.input.shift) == ("images", "float32", None)
+
+
 def test_a_run_can_be_exported_in_another_precision_at_once(student_alone: Run, tmp_path: Path) -> None:
     result = rescade("export", student_alone.folder, "--precision", "int8", "--out", tmp_path / "int8", "--quiet")
     assert result.exit_code == 0, result.output
@@ -211,6 +226,7 @@ def test_a_run_becomes_a_bundle_with_its_cascade_in_one_file(student_alone: Run,
         (["--pixels"], "add --fused"),
         (["--triton", "models"], "add --fused"),
         (["--fused", "--search"], "makes no bundle"),
+        (["--input", "float32", "--search"], "leave one out"),
     ],
 )
 def test_options_that_make_nothing_end_with_status_2(tmp_path: Path, options: list[str], message: str) -> None:

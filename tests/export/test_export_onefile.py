@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper
 from cascade import bundle
 from cascade.bundle import Bundle
 from cascade.errors import BundleError
-from cascade.manifest import Fused
+from cascade.files import Fused
 from cascade.pixels import normalise
 from export.fused import fuse
 from export.onefile import FILE, export, fused_bundle
@@ -170,7 +171,8 @@ def test_energies_are_parted_where_they_are_furthest_apart(energies: list[float]
 @pytest.mark.parametrize("option", ["name", "version"])
 def test_a_name_that_is_none_is_refused(tmp_path: Path, option: str) -> None:
     write_tiny_bundle(tmp_path / "source")
+    wrong: dict[str, Any] = {option: "no/name"}
     with pytest.raises(BundleError) as caught:
-        export(tmp_path / "source", tmp_path / "made", pixels=False, **{option: "no/name"})
+        export(tmp_path / "source", tmp_path / "made", pixels=False, **wrong)
     assert caught.value.field == option
     assert not (tmp_path / "made").exists()

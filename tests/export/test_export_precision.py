@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from cascade.manifest import Quantiser
+from cascade.files import Quantiser
 from export.count import count
 from export.precision import optimised, to_fp16, to_int8
 from export.session import Array, Session

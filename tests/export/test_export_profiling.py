@@ -17,8 +17,8 @@ from rich.console import Console
 from cascade import bundle
 from cascade.errors import RecipeError
 from cascade.exits import Floats
-from cascade.manifest import Profile
 from cascade.replay import replay
+from cascade.rules import Profile
 from export.__main__ import main
 from export.build import Built
 from export.heldout import HeldOut, find, from_logits

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade.errors import BundleError
-from cascade.manifest import Quantiser
+from cascade.files import Quantiser
 from export.build import Built
 from export.derive import source_of
 from export.search import Point, front, run_search, search

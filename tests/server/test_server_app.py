@@ -115,6 +115,7 @@ async def test_the_api_document_is_complete() -> None:
         "logits",
         "allow_truncated",
         "profile",
+        "priority",
     ]
     assert set(predict["responses"]) == {"200", "400", "408", "413", "415", "422", "500", "503", "504"}
     assert {"Answer", "Prediction", "Failure"} <= set(document["components"]["schemas"])

@@ -271,6 +271,21 @@ async def test_time_running_out_is_told_as_the_request_allows() -> None:
     assert (status, answer["error"]["code"]) == (504, "deadline_exceeded")
 
 
+async def test_the_more_urgent_question_is_answered_first() -> None:
+    gate = Gate()
+    async with connections(FakeRuntime(TABLE, gate), max_batch=1) as (_, connect):
+        first, *others = [connect() for _ in range(4)]
+        first.say(question(jpeg(SURE)))
+        await gate.someone_is_inside()
+        order: list[str] = []
+        for peer, query in zip(others, ("?priority=3", "", "?priority=1"), strict=True):
+            peer.wire.write = lambda data, query=query: order.append(query)
+            peer.say(question(jpeg(SURE), query))
+        gate.opened.set()
+        await until(lambda: len(order) == 3)
+    assert order == ["?priority=1", "", "?priority=3"]
+
+
 async def test_what_went_well_is_logged_at_debug_with_its_exits(caplog: pytest.LogCaptureFixture) -> None:
     async with connections(FakeRuntime(TABLE)) as (_, connect):
         peer = connect()

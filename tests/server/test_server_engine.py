@@ -15,8 +15,9 @@ from cascade.errors import DeadlineExceeded, NotReady, Overloaded, StageFailed
 from cascade.exits import Floats
 from cascade.replay import replay
 from server.costs import Costs
-from server.engine import Engine, Outcome
+from server.engine import Engine
 from server.metrics import Metrics
+from server.outcome import Outcome
 from server.runtime import Images
 from server.scheduler import Limits
 from tests.builders import FakeClock, FakeRuntime

@@ -16,7 +16,7 @@ from PIL import Image
 from cascade.errors import BadImage, TooLarge
 from cascade.manifest import Preprocess
 from cascade.pixels import to_pixels
-from server.images import FORMATS, light, read_image
+from server.images import FORMATS, Glance, glance, read_image
 from tests.builders import encoded, random_photo, tiny_bundle
 
 RULE = tiny_bundle(1).manifest.preprocess
@@ -175,6 +175,7 @@ def test_ten_thousand_real_jpegs_have_the_pixels_that_pillow_gives_them(cifar10_
 
 
 def test_only_a_jpegs_header_says_at_once_how_large_it_is() -> None:
-    assert light(encoded(random_photo(), "JPEG")) == 23 * 17
-    assert light(encoded(random_photo(), "PNG")) is None
-    assert light(b"\xff\xd8\xff nothing") is None
+    assert glance(encoded(random_photo(), "JPEG")) == Glance(17, 23, "YCbCr")
+    assert Glance(17, 23, "YCbCr").pixels == 23 * 17
+    assert glance(encoded(random_photo(), "PNG")) is None
+    assert glance(b"\xff\xd8\xff nothing") is None

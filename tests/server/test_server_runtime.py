@@ -13,7 +13,7 @@ from cascade.errors import BundleError
 from cascade.exits import Floats
 from cascade.pixels import normalise
 from server.runtime import Images, OnnxRuntime, batch_sizes
-from tests.builders import onnx_model, random_inputs, tiny_bundle, tiny_manifest
+from tests.builders import ANY_SHIFT, onnx_model, random_inputs, random_pixels, tiny_bundle, tiny_manifest
 
 
 def test_logits_of_a_batch_are_bit_for_bit_those_of_its_images_alone() -> None:
@@ -52,6 +52,41 @@ def test_pixels_and_inputs_in_one_batch_get_the_logits_they_get_apart() -> None:
     runtime.warm_up()
     assert np.array_equal(runtime.run(0, [pixels[0], inputs[1]]), alone)
     assert np.array_equal(runtime.run(0, list(pixels)), alone)
+
+
+@pytest.fixture(scope="module")
+def same() -> tuple[OnnxRuntime, OnnxRuntime]:
+    """One cascade twice: its graphs take normalised floats, and pixels."""
+    return OnnxRuntime(tiny_bundle()), OnnxRuntime(tiny_bundle(dtype="uint8"))
+
+
+def test_a_graph_that_takes_pixels_gives_the_very_logits_of_one_that_takes_floats(
+    same: tuple[OnnxRuntime, OnnxRuntime],
+) -> None:
+    pixels, (floats, takes_pixels) = random_pixels(9), same
+    inputs = normalise(pixels, floats.manifest.preprocess)
+    for stage in range(3):
+        wanted = floats.run(stage, inputs)
+        mixed = [image if row % 2 else inputs[row] for row, image in enumerate(pixels)]
+        for images in (pixels, inputs, list(pixels), mixed):
+            assert np.array_equal(takes_pixels.run(stage, images), wanted)
+
+
+def test_the_warm_up_of_a_graph_that_takes_pixels_sees_that_company_changes_no_bit_of_either_kind(
+    same: tuple[OnnxRuntime, OnnxRuntime],
+) -> None:
+    pixels, runtime = random_pixels(19), OnnxRuntime(tiny_bundle(dtype="uint8"))
+    runtime.warm_up()
+    assert runtime._together == 8
+    assert np.array_equal(runtime.run(1, pixels), same[0].run(1, pixels))
+
+
+def test_pixels_run_alone_where_the_graph_normalises_otherwise_than_the_manifest() -> None:
+    bundle = tiny_bundle(dtype="uint8")
+    brighter = bundle.manifest.preprocess.model_copy(update={"mean": (0.1, 0.2, 0.3)})
+    runtime = OnnxRuntime(Bundle(bundle.manifest.model_copy(update={"preprocess": brighter}), bundle.models))
+    runtime.warm_up()
+    assert runtime._together == 1
 
 
 def test_energies_of_a_batch_are_bit_for_bit_those_of_its_rows_alone() -> None:
@@ -99,6 +134,26 @@ def test_a_graph_that_is_not_what_the_manifest_says_is_refused(name: str) -> Non
     models = (good, GRAPHS[name])
     with pytest.raises(BundleError, match=r"stages\[1\]\.(input|output).*the graph has"):
         OnnxRuntime(Bundle(tiny_manifest(models), models))
+
+
+PIXEL_GRAPHS = {
+    "takes floats": (onnx_model(), r"input: the manifest says pixels uint8 .* the graph has image tensor\(float\)"),
+    "no shift of that name": (onnx_model(shift=ANY_SHIFT).replace(b"shift", b"other"), r"input.shift: .* has none"),
+    "a shift for pixels alone": (onnx_model(shift=(1, 3, 1, 1)), r"input.shift: .* has shift tensor\(float\)"),
+}
+
+
+@pytest.mark.parametrize("name", PIXEL_GRAPHS)
+def test_a_graph_that_does_not_take_pixels_as_the_manifest_says_is_refused(name: str) -> None:
+    model, message = PIXEL_GRAPHS[name]
+    with pytest.raises(BundleError, match=r"stages\[0\]\." + message):
+        OnnxRuntime(Bundle(tiny_manifest([model], dtype="uint8"), (model,)))
+
+
+def test_a_graph_that_takes_pixels_unlike_the_manifest_says_is_refused() -> None:
+    model = onnx_model(shift=ANY_SHIFT)
+    with pytest.raises(BundleError, match=r"stages\[0\].input: the manifest says image float32"):
+        OnnxRuntime(Bundle(tiny_manifest([model]), (model,)))
 
 
 def test_other_names_in_the_graph_are_refused() -> None:

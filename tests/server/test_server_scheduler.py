@@ -409,3 +409,19 @@ def test_the_answers_are_those_of_replay(
     assert [found[id_] for id_ in range(count)] == list(
         zip(wanted.stages.tolist(), wanted.energies.tolist(), strict=True)
     )
+
+
+def test_the_urgent_run_first_at_every_stage_and_let_nobody_in_for_whom_there_is_no_room() -> None:
+    queue = scheduler(batch=2, samples=4)
+    for priority in (2, 3, 1, 1):
+        queue.submit(0, FOREVER, priority=priority)
+    with pytest.raises(Overloaded):
+        queue.submit(0, FOREVER, priority=1)
+    queue.cancel([3])
+    urgent = queue.next_batch(0)
+    assert urgent is not None
+    assert urgent.ids == (2, 0)
+    queue.advance(urgent, [False, False], 1)
+    later = queue.next_batch(1)
+    assert later is not None
+    assert (later.stage, later.ids) == (1, (2, 0))

@@ -135,6 +135,19 @@ def srrl(v: Array, t: Array, weight: Array, bias: Array, z: Array) -> float:
     return float(((v - t) ** 2).mean() + ((v @ weight.T + bias - z) ** 2).mean())
 
 
+def margin(s: Array, t: Array, margins: Array) -> float:
+    total = 0.0
+    for place, target in np.ndenumerate(t):
+        guess, m = float(s[place]), float(margins[place[1]])
+        if target > 0:
+            total += (guess - target) ** 2
+        elif target > m:
+            total += (guess - target) ** 2 if guess > target else 0
+        else:
+            total += (guess - m) ** 2 if guess > m else 0
+    return total / len(s)
+
+
 def semckd(queries: Array, keys: Array, soft: float, apart: Array) -> float:
     total = 0.0
     for b in range(len(apart)):
@@ -154,3 +167,47 @@ def kl(s: Array, t: Array, temperature: float) -> float:
 
     p, q = softened(s), softened(t)
     return float(temperature**2 * (q * (np.log(q) - np.log(p))).sum(1).mean())
+
+
+def shares(x: Array) -> Array:
+    powers = np.exp(x - x.max(1, keepdims=True))
+    found: Array = powers / powers.sum(1, keepdims=True)
+    return found
+
+
+def adversarial(s: Array, t: Array, where_agreed: bool) -> float:
+    total = 0.0
+    for own, other, p, q in zip(s, t, shares(s), shares(t), strict=True):
+        if not where_agreed or own.argmax() == other.argmax():
+            total += float((q * np.log(q / p)).sum())
+    return -total / len(s)
+
+
+def one_hot(t: Array) -> float:
+    return -float(np.mean([math.log(row.max()) for row in shares(t)]))
+
+
+def activation(f: Array) -> float:
+    return -float(abs(f).mean())
+
+
+def entropy(t: Array) -> float:
+    p = shares(t).mean(0)
+    return float(sum(x * math.log(x) for x in p.tolist()))
+
+
+def statistics(maps: list[Array], means: list[Array], variances: list[Array]) -> float:
+    total = 0.0
+    for x, mean, variance in zip(maps, means, variances, strict=True):
+        columns = x.transpose(1, 0, 2, 3).reshape(x.shape[1], -1)
+        found = np.array([((column - column.mean()) ** 2).mean() for column in columns])
+        total += math.sqrt(((found - variance) ** 2).sum()) + math.sqrt(((columns.mean(1) - mean) ** 2).sum())
+    return total
+
+
+def contrastive(local: Array, whole: Array, temperature: float, current: int) -> float:
+    each = []
+    for place, row in enumerate(local):
+        powers = np.array([math.exp(float(row @ other) / temperature) for other in whole])
+        each.append(-math.log(powers[place] / powers.sum()))
+    return float(np.mean(each[:current])) + (float(np.mean(each[current:])) if each[current:] else 0.0)

@@ -16,7 +16,7 @@ from training.device import Device
 from training.log import Log
 from training.loop import Step, train
 from training.methods.base import Batch, Method, Networks, TrainingSet, find
-from training.recipe import Schedule
+from training.settings import Schedule
 
 CPU = Device(torch.device("cpu"), torch.float32, channels_last=True, compile=False)
 SCHEDULE = {"epochs": 3, "batch_size": 256, "lr": 0.05, "policy": "cosine"}

@@ -106,7 +106,7 @@ def test_evaluate_prints_json_for_machines(tiny_run: Run) -> None:
 def test_evaluate_of_something_else_ends_with_one_line_and_status_1(tmp_path: Path) -> None:
     result = rescade("evaluate", tmp_path, "--quiet")
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: cannot read")
+    assert result.stderr.startswith(f"Error: {tmp_path} is no run, it has no recipe.json")
 
 
 def test_train_with_a_scale_has_as_many_times_the_epochs(recipe: Path, tmp_path: Path) -> None:

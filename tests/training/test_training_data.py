@@ -14,7 +14,7 @@ from torch import Tensor
 from cascade.manifest import Preprocess
 from cascade.pixels import normalise
 from training.data import Batches, Data, Split, crop_flip, load
-from training.recipe import Augment, DataConfig
+from training.settings import Augment, DataConfig
 from training.splits import draw_dv, measure
 
 pytestmark = pytest.mark.train

@@ -17,8 +17,8 @@ from torch import nn
 from cascade.errors import DeviceUnavailable
 from training.device import Device, choose
 from training.models import build
-from training.recipe import Runtime
 from training.run import open_run
+from training.settings import Runtime
 
 pytestmark = pytest.mark.train
 
@@ -33,7 +33,7 @@ from torch import nn
 from tests.tiny_run import train_tiny
 from training.device import choose
 from training.methods.crd import from_everywhere
-from training.recipe import Runtime
+from training.settings import Runtime
 
 device = choose(Runtime(device="cpu", threads=1))
 parameter, unused = nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(1))

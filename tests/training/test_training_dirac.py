@@ -14,7 +14,7 @@ from training.loop import parameter_groups
 from training.models.count import macs, params
 from training.models.dirac import Dirac, DiracConv2d, fold_dirac, undecayed
 from training.models.shapes import without_numbers
-from training.recipe import Schedule
+from training.settings import Schedule
 
 pytestmark = pytest.mark.train
 

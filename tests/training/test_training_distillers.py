@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from torch import nn
 
 from cascade.errors import RecipeError
 from tests.tiny_run import DOCUMENT, train_tiny
+from tests.training import loops
 from tests.training.networks import Says, batch, frozen, networks, same, state, training_set
 from training import models
 from training.evaluate import evaluate
-from training.methods.base import METHODS, Method, Networks, TrainingSet, find, import_all
+from training.methods.base import METHODS, Batch, Method, Networks, TrainingSet, find, import_all
 from training.methods.distiller import Distiller, DistillerConfig, shapes_of
 from training.methods.dml import DML
 from training.methods.fitnet import Regressor
@@ -273,15 +275,37 @@ def test_a_peer_is_as_its_family_makes_it_and_another_network() -> None:
 
 def test_peers_may_be_named_and_all_learn() -> None:
     trained = made("dml", peers=[SMALL, "resnet8x4"])
-    found = trained.losses(batch(*LABELS))
-    assert set(found) == {"ce", "mutual", "peer1_ce", "peer1_mutual", "peer2_ce", "peer2_mutual"}
+    found = [set(trained.losses(replace(batch(*LABELS), turn=turn))) for turn in range(trained.turns())]
+    assert found == [{"ce", "mutual"}, {"peer1_ce", "peer1_mutual"}, {"peer2_ce", "peer2_mutual"}]
     assert count(trained) == sum(count(models.build(name, 4)) for name in ("resnet8_0.25_a", SMALL, "resnet8x4"))
 
 
 def test_a_network_is_not_moved_by_what_its_peers_should_learn_from_it() -> None:
     trained = made("dml")
-    trained.losses(batch(*LABELS))["peer1_mutual"].backward()
+    trained.losses(replace(batch(*LABELS), turn=1))["peer1_mutual"].backward()
     assert all(parameter.grad is None for parameter in trained.student.parameters())
+
+
+class Watched(DML):
+    """Notes whose weights have moved since the last time that losses were asked for."""
+
+    def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        now = [[value.detach().clone() for value in net.parameters()] for net in (self.student, *self.peers)]
+        before, self.seen = getattr(self, "seen", now), now
+        self.moved = [
+            *getattr(self, "moved", []),
+            (batch.turn, [not same(a, b) for a, b in zip(before, now, strict=True)]),
+        ]
+        return super().losses(batch)
+
+
+def test_dml_moves_its_networks_in_turn_and_each_learns_from_what_the_others_have_become(tmp_path: Path) -> None:
+    trained = Watched(DML.Config(), Networks(models.build(SMALL, 10)), loops.seen(256))
+    loops.trained(tmp_path, how=trained, step=loops.plan(tmp_path, epochs=1))
+    batches = len(loops.digits().train) // 256
+    first, *later = trained.moved
+    assert first == (0, [False, False])
+    assert later == [(1, [True, False]), (0, [False, True])] * (batches - 1) + [(1, [True, False])]
 
 
 def quick(folder: Path, **changes: Any) -> Run:

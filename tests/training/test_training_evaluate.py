@@ -18,8 +18,8 @@ from tests.tiny_run import tiny_recipe
 from training.data import Batches, load
 from training.evaluate import Evaluation, evaluate, labels_of, logits_of, reference, threshold_for
 from training.models.count import macs
-from training.recipe import ExitConfig
 from training.run import Run, create
+from training.settings import ExitConfig
 from training.table import accuracy_table
 
 pytestmark = pytest.mark.train

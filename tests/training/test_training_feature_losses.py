@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.training import definitions
 from training.methods.ab import boundary_loss
@@ -19,9 +20,10 @@ from training.methods.crd import contrast
 from training.methods.dml import mutual_loss
 from training.methods.fitnet import hint_loss
 from training.methods.ft import factor_loss
+from training.methods.margin_kd import margin_loss
 from training.methods.nst import selectivity_loss
 from training.methods.pkt import neighbour_loss
-from training.methods.rkd import angle_loss, angles, distance_loss
+from training.methods.rkd import ELEMENTS, angle_loss, angles, distance_loss
 from training.methods.semckd import attended_loss, attention, relations
 from training.methods.sp import similarity_loss
 from training.methods.srrl import representation_loss
@@ -77,11 +79,32 @@ RECTIFIED = drawn(9, 5).relu() + 3, drawn(9, 7, seed=1).relu() + 3
         (factor_loss, definitions.ft, SMALLER),
         (factor_loss, definitions.ft, LARGER),
         (lambda s, z, n: contrast(s, torch.tensor(z), n), definitions.crd, (drawn(4, 9).exp(), 12.5, 50)),
+        (margin_loss, definitions.margin, (*EQUAL, -drawn(5, seed=2).abs())),
         (lambda s, t: mutual_loss(s, [t]), lambda s, t: definitions.kl(s, t, 1.0), ALIKE),
     ],
 )
 def test_a_loss_agrees_with_float64(loss: Loss, definition: Callable[..., float], inputs: tuple[Any, ...]) -> None:
     assert float(loss(*inputs)) == pytest.approx(definition(*map(exact, inputs)), rel=1e-5)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers how many numbers the largest tensor held that anything gave back."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = function(*args, **(kwargs or {}))
+        given = found if isinstance(found, tuple | list) else (found,)
+        self.numbers = max(self.numbers, *(x.numel() for x in given if isinstance(x, Tensor)), 0)
+        return found
+
+
+def test_angles_of_256_samples_never_stand_in_memory_all_at_once() -> None:
+    student, teacher = drawn(256, 64).requires_grad_(), drawn(256, 64, seed=1)
+    with Largest() as seen:  # type: ignore[no-untyped-call]
+        angle_loss(student, teacher).backward()
+    assert student.grad is not None
+    assert 2**20 < seen.numbers <= ELEMENTS < 256**3
 
 
 def test_srrl_agrees_with_float64() -> None:

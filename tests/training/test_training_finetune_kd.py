@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from cascade.errors import RecipeError
+from tests.tiny_run import train_tiny
 from tests.training.networks import batch, frozen, same, state, training_set
 from training import checkpoint, models
 from training.methods.base import Networks, find
 from training.methods.kd import kl
+from training.reuse import by_content
 
 pytestmark = pytest.mark.train
 
@@ -67,3 +71,32 @@ def test_the_appendixs_numbers_are_those_of_a_benchmark_and_another_may_be_named
     usual, same_numbers, other = (find({"name": "finetune_kd", **own})[1] for own in ({}, {"bench": "crd"}, SIMKD))
     assert usual == same_numbers
     assert other.model_dump(exclude={"bench"}) == {**usual.model_dump(exclude={"bench"}), "tau": 1.0, "ce": 1.0}
+
+
+def test_a_start_counts_by_its_weights_and_not_by_its_place(finished: Path, tmp_path: Path) -> None:
+    moved, other = tmp_path / "moved.safetensors", tmp_path / "other.safetensors"
+    shutil.copy(finished, moved)
+    checkpoint.save_network(other, frozen(NAME, 8), NAME, 4)
+    one, same_weights, others = (by_content({"name": "finetune_kd", "start": str(p)}) for p in (finished, moved, other))
+    assert one == same_weights
+    assert one != others
+    assert by_content({"name": "finetune_kd", "t": 2}) == {"name": "finetune_kd", "t": 2}
+
+
+def test_a_student_is_taken_from_another_run_if_it_began_with_the_same_weights(tmp_path: Path) -> None:
+    quick = {"epochs": 1, "batch_size": 256, "lr": 0.1, "policy": "cosine"}
+    for place, seed in (("one", 7), ("same", 7), ("other", 8)):
+        checkpoint.save_network(
+            tmp_path / f"{place}.safetensors", frozen("resnet8_0.25_a", seed, 10), "resnet8_0.25_a", 10
+        )
+
+    def run(place: str, *reuse: Path) -> list[str]:
+        method = {"name": "finetune_kd", "start": str(tmp_path / f"{place}.safetensors")}
+        student = {"model": "resnet8_0.25_a", "method": method}
+        train_tiny(tmp_path / place, reuse, schedule=quick, student=student, residual=None)
+        metrics = tmp_path / place / "metrics.jsonl"
+        return [json.loads(line)["step"] for line in metrics.read_text().splitlines()] if metrics.exists() else []
+
+    assert run("one") == ["teacher", "student"]
+    assert run("same", tmp_path / "one") == []
+    assert run("other", tmp_path / "one") == ["student"]

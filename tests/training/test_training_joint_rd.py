@@ -22,11 +22,12 @@ from training.methods.kd import kl
 from training.methods.margin_kd import margins
 from training.models.contract import Network
 from training.models.shapes import without_numbers
+from training.published import FOLDER
 from training.recipe import load
 
 pytestmark = pytest.mark.train
 
-RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes" / "jointrd").glob("*.yaml"))
+RECIPES = [FOLDER / "jointrd" / f"{name}.yaml" for name in ("digits", *(f"cifar100_plain{d}" for d in (18, 34, 50)))]
 STUDENT, TEACHER = "jointrd_plain_keepds18_0.125_cifar", "jointrd_resnet18_0.125_cifar"
 LABELS = [0, 1, 2, 3] * 2
 JOINT: dict[str, Any] = {"teacher_mode": "joint", "teacher_model": TEACHER}

@@ -21,8 +21,8 @@ from training.evaluate import labels_of, logits_of
 from training.log import Log
 from training.loop import parameter_groups, seed_for, train
 from training.methods.base import Networks, find
-from training.recipe import Schedule
 from training.schedule import learning_rate
+from training.settings import Schedule
 
 pytestmark = pytest.mark.train
 

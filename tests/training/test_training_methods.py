@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from cascade.errors import RecipeError
+from tests.readme import programs
 from tests.training.networks import Says, batch, networks, same, state, training_set
 from training.methods.base import METHODS, Batch, Method, Networks, find, import_all, register
 
@@ -39,10 +41,16 @@ def total(losses: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(losses.values())).sum()
 
 
+def all_turns(trained: Method) -> dict[str, Tensor]:
+    """The losses of every turn of a batch, before anybody has moved."""
+    turns = (trained.losses(replace(batch(*LABELS), turn=turn)) for turn in range(trained.turns()))
+    return {name: loss for losses in turns for name, loss in losses.items()}
+
+
 def seeded(trained: Method) -> dict[str, Tensor]:
     """Losses, with the dice thrown as the loop throws them: anew for each batch."""
     torch.manual_seed(0)
-    return trained.losses(batch(*LABELS))
+    return all_turns(trained)
 
 
 def pointers(*nets: nn.Module) -> set[int]:
@@ -55,17 +63,17 @@ def steps(trained: Method, count: int, lr: float = 0.02) -> list[float]:
     trained.train()
     values = []
     for _ in range(count):
-        loss = total(trained.losses(batch(*LABELS)))
+        loss = total(all_turns(trained))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         values.append(float(loss.detach()))
-    return [*values, float(total(trained.losses(batch(*LABELS))).detach())]
+    return [*values, float(total(all_turns(trained)).detach())]
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_losses_are_named_finite_scalars(name: str) -> None:
-    losses = method(name).losses(batch(*LABELS))
+    losses = all_turns(method(name))
     assert losses
     for key, loss in losses.items():
         assert key.isidentifier()
@@ -76,7 +84,7 @@ def test_losses_are_named_finite_scalars(name: str) -> None:
 @pytest.mark.parametrize("name", TRAINED)
 def test_losses_are_float32_whatever_the_precision_of_the_forward_pass(name: str) -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        losses = method(name).losses(batch(*LABELS))
+        losses = all_turns(method(name))
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     assert all(torch.isfinite(loss) for loss in losses.values())
 
@@ -85,7 +93,7 @@ def test_losses_are_float32_whatever_the_precision_of_the_forward_pass(name: str
 def test_everything_trainable_gets_a_gradient(name: str) -> None:
     trained = method(name)
     parameters = list(trained.trainable())
-    total(trained.losses(batch(*LABELS))).backward()
+    total(all_turns(trained)).backward()
     assert parameters
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in parameters)
 
@@ -148,6 +156,16 @@ def test_a_method_that_needs_a_teacher_says_so(name: str) -> None:
             kind(config, without, training_set())
     else:
         assert kind(config, without, training_set()).losses(batch(*LABELS))
+
+
+def test_the_method_that_the_readme_adds_is_one() -> None:
+    (program,) = programs("Add a method")
+    try:
+        exec(program, {"__name__": "training.methods.mine"})
+        assert set(method("mine").losses(batch(*LABELS))) == {"ce", "logits"}
+        assert steps(method("mine"), 5)[-1] < steps(method("mine"), 1)[0]
+    finally:
+        METHODS.pop("mine", None)
 
 
 @pytest.mark.parametrize("settings", [{}, {"name": "alchemy"}, {"name": None}])

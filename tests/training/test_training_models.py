@@ -81,6 +81,8 @@ def test_a_name_that_no_family_knows_is_refused(name: str) -> None:
 def test_the_error_for_an_unknown_name_shows_names_that_exist() -> None:
     with pytest.raises(RecipeError, match=r"'lenet'; names look like .*resnet20_a"):
         models.build("lenet", 10)
+    with pytest.raises(RecipeError, match=r"'mobilenetv2'; did you mean mobilenetv2_"):
+        models.build("mobilenetv2", 10)
 
 
 @pytest.mark.parametrize("name", models.examples())

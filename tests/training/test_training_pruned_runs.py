@@ -19,6 +19,7 @@ from tests.training.test_training_steps import results
 from training.__main__ import main
 from training.evaluate import evaluate
 from training.models.count import params
+from training.models.dirac import fold_dirac, undecayed
 from training.pruning.cut import kept_of
 from training.pruning.magnitude import prunable
 from training.run import Run
@@ -187,6 +188,28 @@ def test_a_slimmed_student_is_narrow_served_and_comes_back_from_its_file(tmp_pat
     assert kept_of(net) is not None
     manifest = build(run, tmp_path / "bundle", quiet=True).manifest
     assert manifest.stages[0].params == params(net) < params(run.network("student")[1])
+
+
+def test_a_dirac_student_is_slimmed_as_the_plain_network_it_stands_for(tmp_path: Path) -> None:
+    student = {**SLIM, "model": "jointrd_plain_none18_0.0625_cifar_dirac"}
+    quick = {"epochs": 1, "batch_size": 256, "lr": 0.05, "policy": "cosine"}
+    run = train_tiny(tmp_path / "run", schedule=quick, student=student, residual=None)
+    net = run.network("student_slim")[1]
+    assert undecayed(run.network("student")[1])
+    assert not undecayed(net)
+    manifest = build(run, tmp_path / "bundle", quiet=True).manifest
+    assert manifest.stages[0].params == params(net) < params(fold_dirac(run.network("student")[1]))
+
+
+def test_a_round_begins_with_the_weights_it_found_and_not_with_earlier_ones(tmp_path: Path) -> None:
+    still = {"lr": 1e-12, "weight_decay": 0.0}
+    teacher = {**TEACHER, "prune": {"sparsity": 0.36, "schedule": still}}
+    run = train_tiny(tmp_path / "run", **{**PRUNED, "teacher": teacher})
+    for before, after in (("teacher", "teacher_round1"), ("teacher_round1", "teacher_round2")):
+        masks, found = run.masks(after), dict(prunable(run.network(after)[1]))
+        assert masks is not None
+        for name, weight in prunable(run.network(before)[1]):
+            assert torch.allclose(found[name], weight * masks.kept[name], rtol=0, atol=1e-7)
 
 
 def test_students_that_were_designed_or_cut_may_learn_from_features(pruned_run: Run, tmp_path: Path) -> None:

@@ -10,14 +10,12 @@ import yaml
 
 from cascade.errors import RecipeError
 from tests.tiny_run import document
-from training import models
-from training.methods.base import find
-from training.recipe import DESIGNED, Recipe, Schedule, Stop, load, parse
+from training.recipe import Recipe, load, parse
+from training.settings import Schedule, Stop
 
 pytestmark = pytest.mark.train
 
 NAN, INFINITY = float("nan"), float("inf")
-PUBLISHED = sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.yaml"))
 VANILLA = {"name": "vanilla"}
 TEACHER = {"model": "resnet8_a", "method": VANILLA}
 SHORT_SIDE = {"name": "digits", "size": 16, "resize": "short_side"}
@@ -34,16 +32,32 @@ def data(**changes: Any) -> dict[str, Any]:
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "an unknown key": ({"colour": "red"}, "colour"),
+    "an unknown key": ({"colour": "red"}, "colour: no such key; there are name, seed, data, "),
+    "a key of another spelling": ({"studnet": {}}, r"studnet: no such key; did you mean student\?"),
+    "a method without a mapping": (
+        {"student": {"model": "resnet8_a", "method": "kd"}},
+        r"student\.method: should be keys and values, such as \{name: kd\}",
+    ),
+    "one network where there may be several": (
+        {"residual": {"models": "resnet8_a"}},
+        r"residual\.models: should be a list, such as \[a, b\]",
+    ),
+    "milestones in epochs": ({"schedule": {"milestones": [150, 180]}}, "look like epochs: give shares of the run"),
+    "milestones that are no list": ({"schedule": {"milestones": 0.5}}, r"schedule\.milestones: should be a list"),
+    "no name": ({"name": None}, "name: is missing"),
+    "a choice that there is not": ({"exit": {"reference": "R"}}, r"exit\.reference: should be 'S_n' or 'T'"),
     "an unknown key of the data": (data(colour="red"), r"data\.colour"),
-    "an unknown key of the augmentation": (data(augment={"blur": 1}), r"data\.augment\.blur"),
+    "an unknown key of the augmentation": (
+        data(augment={"blur": 1}),
+        r"data\.augment\.blur: no such key; there are pad, flip",
+    ),
     "an unknown key of the stopping rule": (
         {"residual": {"models": ["resnet8_a"], "stop": {"patience": 3}}},
         r"residual\.stop\.patience",
     ),
     "an unknown key of a network's schedule": (
         {"student": {"model": "resnet8_a", "method": VANILLA, "schedule": {"epohcs": 3}}},
-        r"student\.schedule\.epohcs",
+        r"student\.schedule\.epohcs: no such key; did you mean epochs\?",
     ),
     "a bad value in a network's schedule": (
         {"teacher": {**TEACHER, "schedule": {"epochs": 0}}},
@@ -93,7 +107,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no epochs": ({"schedule": {"epochs": 0}}, r"schedule\.epochs"),
     "batches of one, which batch norm cannot take": ({"schedule": {"batch_size": 1}}, r"schedule\.batch_size"),
     "a policy nobody knows": ({"schedule": {"policy": "warm"}}, r"schedule\.policy"),
-    "a milestone after the end": ({"schedule": {"milestones": [0.5, 1.5]}}, r"schedule\.milestones\.1"),
+    "a milestone after the end": ({"schedule": {"milestones": [0.5, 1.5]}}, "look like epochs"),
     "a device nobody knows": ({"runtime": {"device": "tpu"}}, r"runtime\.device"),
     "a teacher from nowhere": ({"teacher": {"model": "resnet8_a"}}, "teacher: .*exactly one"),
     "a teacher from two places": ({"teacher": {**TEACHER, "weights": "w.pth"}}, "teacher: .*exactly one"),
@@ -114,17 +128,6 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a rho of zero": ({"exit": {"rho": 0}}, r"exit\.rho"),
 }
-
-
-@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
-def test_every_published_recipe_names_networks_and_methods_that_exist(path: Path) -> None:
-    recipe = load(path)
-    assert recipe.teacher is not None
-    residual, prune = recipe.residual, recipe.teacher.prune
-    for model in {str(recipe.teacher.model), recipe.student.model, *(residual.models if residual else ())} - {DESIGNED}:
-        models.build(model, 10)
-    for part in (recipe.teacher, recipe.student, residual, prune):
-        find(part.method or {}) if part else None
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -275,6 +278,34 @@ def test_a_recipe_cannot_be_scaled_by_what_makes_no_sense(factor: float) -> None
 
 def test_what_it_runs_on_is_the_same_run() -> None:
     assert run_id(runtime={"threads": 7, "precision": "bf16", "compile": True}) == run_id()
+
+
+def test_what_it_is_exported_as_is_the_same_run() -> None:
+    assert run_id(export={"precision": "int8", "fused": True}) == run_id()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"export": {"pixels": True}}, "add fused"),
+        ({"export": {"folder": "steps"}}, "take another folder"),
+        ({"export": {"folder": "../elsewhere"}}, r"export\.folder"),
+        ({"export": {"precision": "int4"}}, r"export\.precision"),
+        ({"export": {"precision": "int8,fp32"}}, "2 precisions for 3 stages"),
+        ({"export": {"precision": "int8,fp32"}, "residual": None}, "2 precisions for 1 stages"),
+        (
+            {"export": {"precision": "int8,fp32"}, "residual": {"models": ["resnet8_a"], "stop": {"energy": 0.9}}},
+            "leaves their number open",
+        ),
+    ],
+)
+def test_an_export_that_cannot_be_made_is_refused_before_training(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        parse(document(**changes), "tiny")
+
+
+def test_a_precision_for_each_stage_fits_a_known_number_of_them() -> None:
+    parse(document(export={"precision": "int8,fp32,fp16"}), "tiny")
 
 
 def test_a_changed_default_is_another_run() -> None:

@@ -199,7 +199,7 @@ def test_a_name_says_what_differs_from_the_defaults() -> None:
     ("name", "message"),
     [
         ("simkd(resnet8_a, lenet)", "no network is called 'lenet'"),
-        ("simkd(resnet8_a, resnet8_b; colour=red)", "colour: Extra inputs"),
+        ("simkd(resnet8_a, resnet8_b; colour=red)", "colour: no such key; there are reduction, projector"),
         ("simkd(resnet8_a, resnet8_b; stages=3)", "3 stages of the teacher .* take 2 at most"),
         ("simkd(resnet8_a, resnet8_b; stages=1, align=vectors)", "want maps"),
         ("simkd(resnet8_a, resnet8_b; reduction=100)", "leaves none of 64 channels: take 64 at most"),
@@ -238,4 +238,4 @@ def test_the_cost_is_printed() -> None:
 def test_a_wrong_setting_of_the_cost_says_so() -> None:
     result = CliRunner().invoke(main, ["reuse", "resnet8x4", "resnet32x4", "--set", "r=2"])
     assert result.exit_code == 1
-    assert "r: Extra inputs" in result.stderr
+    assert "r: no such key; there are reduction" in result.stderr

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from training.recipe import Schedule
 from training.schedule import learning_rate
+from training.settings import Schedule
 
 pytestmark = pytest.mark.train
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from cascade.errors import RecipeError
 from tests.training.networks import batch, training_set
 from tests.training.pruning_nets import marked, silence
 from training import models
+from training.checkpoint import load_network, save_network
 from training.methods.base import Networks, find
 from training.models.count import macs, params
+from training.models.dirac import Dirac, fold_dirac
 from training.pruning.channels import channels_of
 from training.pruning.cut import cut, kept_of
 from training.pruning.slimming import chosen, slim
@@ -120,10 +123,29 @@ def test_the_projection_of_a_plain_block_holds_back_the_norm_that_it_is_added_to
     assert {"stages.1.blocks.0.block.bn1", "stages.1.blocks.1.block.bn2"} <= set(kept)
 
 
-@pytest.mark.parametrize("name", ["shufflenetv1", "jointrd_plain_none18_0.125_cifar_dirac"])
-def test_a_network_without_a_channel_that_can_go_is_refused(name: str) -> None:
+def test_a_network_without_a_channel_that_can_go_is_refused() -> None:
     with pytest.raises(RecipeError, match="no channel of this network that can go"):
-        slim(models.build(name, 5, 16), 0.3, 16)
+        slim(models.build("shufflenetv1", 5, 16), 0.3, 16)
+
+
+@pytest.mark.parametrize("name", [f"jointrd_plain_{kind}18_0.25_cifar_dirac" for kind in ("keepds", "none")])
+def test_a_dirac_network_is_folded_and_then_cut(name: str) -> None:
+    net = marked(name, 8)
+    folded = fold_dirac(net)
+    silence(folded, chosen(folded, channels_of(folded, 8), 0.4, floor=2, shared=False))
+    with torch.no_grad():
+        expected, given = folded(images(8)), slim(net, 0.4, 8, floor=2)(images(8))
+    assert params(net) < params(folded)
+    assert not any(isinstance(module, Dirac) for module in net.modules())
+    assert (given - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_a_dirac_network_that_was_cut_comes_back_from_its_file(tmp_path: Path) -> None:
+    name = "jointrd_plain_keepds18_0.25_cifar_dirac"
+    net = slim(marked(name, 8), 0.4, 8, floor=2)
+    save_network(tmp_path / "network.safetensors", net, name, 5, 8)
+    again = load_network(tmp_path / "network.safetensors")[1]
+    assert torch.equal(again(images(8)), net(images(8)))
 
 
 @pytest.mark.parametrize(

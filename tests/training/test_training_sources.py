@@ -19,7 +19,7 @@ from cascade.manifest import Preprocess
 from cascade.pixels import to_pixels
 from tests.training.folders import COLOURS, image_folder
 from training.data import load
-from training.recipe import DataConfig
+from training.settings import DataConfig
 from training.sources import IN_MEMORY_BYTES, Decoded, Decoder, _listed, decode, digit_scans, split_by_class
 
 pytestmark = pytest.mark.train

@@ -105,6 +105,12 @@ def test_a_changed_runtime_in_the_same_folder_goes_on(tiny_run: Run, tmp_path: P
     assert run_recipe(recipe, tmp_path / "run", quiet=True).stages() == tiny_run.stages()
 
 
+def test_a_run_that_had_trained_nothing_gives_way_to_another_recipe(tiny_run: Run, tmp_path: Path) -> None:
+    run = create(tmp_path / "run", tiny_run.recipe)
+    other = tiny_run.recipe.model_copy(update={"seed": 7})
+    assert create(run.folder, other).recipe.seed == open_run(run.folder).recipe.seed == 7
+
+
 def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(RecipeError, match="is not empty and is no run"):

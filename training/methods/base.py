@@ -1,8 +1,12 @@
 """What a method is: named losses over a small record of networks.
 
-A method says up to six things: its `Config`, its `losses`, what is `trainable`, whether the `teacher_learns`, what is
-`deployable`, with its `deployed_name` where that is another network than the student, and which `phases` come before.
+A method says at most eight things: its `Config`, its `losses`, what is `trainable`, whether the `teacher_learns`, what
+is `deployable`, with its `deployed_name` where that is another network than the student, which `phases` come before,
+how many `turns` a batch has, and which batches it learns from.
 Drop a module into this package and it is found; nothing else is edited.
+
+The batches are those of the training set, unless `make_batch` says other: a method that makes its own images does so
+there, moves what it makes them with by `optimizers` of its own, and may show some as `pictures`.
 """
 
 from __future__ import annotations
@@ -15,8 +19,11 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from cascade.errors import RecipeError
+from training.reasons import reasons
+from training.settings import Augment, Rgb
 
 
 @dataclass(frozen=True)
@@ -28,12 +35,14 @@ class Batch:
         labels: (B,) int64.
         index: (B,) int64, the sample's place in the training set; a memory bank needs it.
         epoch: from 0; weights that change while a method trains are functions of it.
+        turn: from 0, below the method's `turns`.
     """
 
     images: Tensor
     labels: Tensor
     index: Tensor
     epoch: int = 0
+    turn: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,18 +76,29 @@ class TrainingSet:
         index: (M,) int64, those of them that are trained on.
         size: pixels a side.
         batch_size: samples in each batch of one process; every batch is whole.
+        mean, std: of a channel, in [0, 1] units; what images are normalised by.
+        augment: what happens to a training image before that.
     """
 
     labels: Tensor
     index: Tensor
     size: int
     batch_size: int
+    mean: Rgb = (0.0, 0.0, 0.0)
+    std: Rgb = (1.0, 1.0, 1.0)
+    augment: Augment = field(default_factory=Augment)
 
 
 class MethodConfig(BaseModel):
-    """Settings of a method: immutable, and unknown keys are errors."""
+    """Settings of a method: immutable, and unknown keys are errors.
+
+    Attributes:
+        NETWORKS: those of the settings that name a file with a network; what is in it counts, not where it lies.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    NETWORKS: ClassVar[tuple[str, ...]] = ()
 
 
 class Method(nn.Module):
@@ -139,12 +159,35 @@ class Method(nn.Module):
         """Images to logits, as it will be served; default: the student."""
         return self.nets.student
 
+    def turns(self) -> int:
+        """How often each batch is asked for its losses, every time followed by a step of what got a gradient."""
+        return 1
+
     def phases(self) -> tuple[Phase, ...]:
         """What is trained before, in order; made when the method is. A phase's method shares modules with this one."""
         return ()
 
+    def make_batch(self, draw: Callable[[], Batch]) -> Batch:
+        """What `losses` is given next; default: what `draw` reads from the training set.
+
+        Torch's dice have been thrown anew for this batch, so what is made of them is the same after a resumption.
+        """
+        return draw()
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """What `make_batch` moves other weights with, by name, for the checkpoint; default nothing."""
+        return {}
+
+    def pictures(self) -> Tensor | None:
+        """Images that it made, (N, 3, S, S) in [0, 1], for somebody to look at; None where there are none."""
+        return None
+
     def teacher(self, images: Tensor) -> Tensor:
-        """The teacher's logits (B, K) float32. Call under no_grad."""
+        """The teacher's logits (B, K) float32.
+
+        Call under no_grad. What inference_mode gives may not be saved for a backward pass, so that every map and every
+        logit would have to be copied, and the forward pass itself takes as long.
+        """
         assert self.nets.teacher is not None, "checked at construction"
         logits: Tensor = self.nets.teacher(images)
         return logits.float()
@@ -197,8 +240,7 @@ def find(settings: dict[str, Any]) -> tuple[type[Method], MethodConfig]:
     try:
         return method, method.Config.model_validate({k: v for k, v in settings.items() if k != "name"})
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-        raise RecipeError(f"method {name!r}: " + "; ".join(lines)) from error
+        raise RecipeError(f"method {name!r}: {reasons(error, method.Config)}") from error
 
 
 def described(config: type[MethodConfig]) -> list[str]:

@@ -1,15 +1,15 @@
 """DML: networks that learn from the labels and from each other, without a teacher.
 
-Source: Zhang et al., "Deep Mutual Learning", 2018, arXiv 1706.00384, sections 3.1 to 3.3: `L_1 = CE(z_1, y) + KL(p_2 ||
-p_1)`, and the other way round; temperature 1, the other's prediction held still. With more than two, the mean of the
-divergences.
+Source: Zhang et al., "Deep Mutual Learning", 2018, arXiv 1706.00384, sections 3.1 to 3.3 and Algorithm 1: `L_1 =
+CE(z_1, y) + KL(p_2 || p_1)`, and the other way round; temperature 1, the other's prediction held still. With more than
+two, the mean of the divergences. On each batch the networks move in turn, and whoever comes next learns from
+predictions made anew.
 
 The peers are submodules of the method: `trainable` is the student and all of them, `deployable` the student alone, and
 the checkpoint holds everybody, so that a run that was stopped goes on with the same peers.
 
-Difference: Algorithm 1 of the paper moves the networks in turn and predicts again in between; here all losses of a
-batch are added and everybody moves at once, from predictions of the same instant. That is one forward pass a network
-instead of two, and the distributed form that the paper describes. Weight decay and learning rate are shared.
+The networks have one optimiser, which leaves alone whoever's turn it is not: momentum and weight decay are each one's
+own, and the learning rate is everybody's. Batch norms see each batch once a turn, so as often as there are networks.
 """
 
 from __future__ import annotations
@@ -47,16 +47,22 @@ class DML(Method):
             peers = [another(nets.student)]
         self.peers = nn.ModuleList(peers).to(next(nets.student.parameters()).device)
 
+    def turns(self) -> int:
+        """One for each network: the student, then its peers."""
+        return 1 + len(self.peers)
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """`ce` and `mutual`, and the same for each peer."""
-        logits = [net(batch.images).float() for net in (self.student, *self.peers)]
-        found = {}
-        for number, own in enumerate(logits):
-            others = [other.detach() for place, other in enumerate(logits) if place != number]
-            prefix = f"peer{number}_" if number else ""
-            found[f"{prefix}ce"] = functional.cross_entropy(own, batch.labels)
-            found[f"{prefix}mutual"] = self.config.mutual * mutual_loss(own, others)
-        return found
+        """`ce` and `mutual` of the network whose turn it is: the student's, or `peer1_ce`, ..., a peer's."""
+        nets = [self.student, *self.peers]
+        net = nets.pop(batch.turn)
+        own = net(batch.images).float()
+        with torch.no_grad():
+            others = [other(batch.images).float() for other in nets]
+        prefix = f"peer{batch.turn}_" if batch.turn else ""
+        return {
+            f"{prefix}ce": functional.cross_entropy(own, batch.labels),
+            f"{prefix}mutual": self.config.mutual * mutual_loss(own, others),
+        }
 
 
 def mutual_loss(logits: Tensor, others: list[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ table 2: Hinton's KD on top of a finished plain network; the loss and its number
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,6 +27,8 @@ class FinetuneKD(KD):
 
         The appendix's numbers are those of `bench: crd`.
         """
+
+        NETWORKS: ClassVar[tuple[str, ...]] = ("start",)
 
         bench: Literal["crd", "simkd"] = "crd"
         ts_loss: Literal["l2", "kl"] = "kl"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 
@@ -33,7 +34,9 @@ def build(name: str, num_classes: int, size: int = SIZE) -> nn.Module:
     for entry in FAMILIES:
         if match := entry.pattern.fullmatch(name):
             return entry.build(match, num_classes, size)
-    raise RecipeError(f"no network is called {name!r}; names look like {', '.join(examples())}; see `rescade models`")
+    near = difflib.get_close_matches(name, names(), n=3, cutoff=0.7)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"names look like {', '.join(examples())};"
+    raise RecipeError(f"no network is called {name!r}; {hint} `rescade models` lists them")
 
 
 def examples() -> list[str]:

@@ -78,11 +78,15 @@ def _geometry(like: nn.Conv2d) -> dict[str, Any]:
 
 def fold_dirac(net: nn.Module) -> nn.Module:
     """Copy a network, its Dirac convolutions as plain ones: the same function, exactly."""
-    copied = copy.deepcopy(net)
-    for name, module in list(copied.named_modules()):
+    return fold_in_place(copy.deepcopy(net))
+
+
+def fold_in_place(net: nn.Module) -> nn.Module:
+    """Make a network's Dirac convolutions plain ones, for good: the same function, exactly; the same network."""
+    for name, module in list(net.named_modules()):
         if isinstance(module, DiracConv2d):
-            copied.set_submodule(name, module.folded())
-    return copied
+            net.set_submodule(name, module.folded())
+    return net
 
 
 def undecayed(net: nn.Module) -> list[nn.Parameter]:

@@ -32,6 +32,7 @@ from training.models.blocks import Activated, conv_norm
 from training.models.contract import GlobalPool, Network, Stage
 from training.models.families import family
 from training.models.shapes import output_shape
+from training.reasons import reasons
 
 Place = tuple[int, int]
 
@@ -280,8 +281,7 @@ def parsed(settings: Sequence[str], name: str) -> Reuse:
     try:
         return Reuse.model_validate({key: value for key, _, value in pairs})
     except ValidationError as error:
-        reasons = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise RecipeError(f"{name}: {reasons}") from error
+        raise RecipeError(f"{name}: {reasons(error, Reuse)}") from error
 
 
 @family(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from cascade.manifest import Frozen
+from cascade.fields import Frozen
 from training.evaluate import Logits
 
 

@@ -2,6 +2,9 @@
 
 Nothing about it is special afterwards: it trains, is exported and is counted like any other. Which channels were kept
 is noted on it as `kept`, goes into its file, and makes it again from the network of its name.
+
+A Dirac convolution lets an output see the input of its own number, which is another one once channels are gone. So it
+becomes the plain convolution that it stands for before it is cut, and stays one.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from torch import Tensor, nn
 
 from cascade.errors import RecipeError
 from training.models.contract import Network
+from training.models.dirac import fold_in_place
 from training.models.resnet import SubsampleAndPad
 from training.pruning.channels import FIXED, Channels, channels_of
 
@@ -37,7 +41,7 @@ def cut(net: nn.Module, kept: Mapping[str, list[int]], size: int) -> nn.Module:
     Raises:
         RecipeError: the channels are not this network's, or do not stand and fall together as they say.
     """
-    channels = channels_of(net, size)
+    channels = channels_of(fold_in_place(net), size)
     removed = _groups(channels, kept)
     for name, module in net.named_modules():
         outputs, inputs = (

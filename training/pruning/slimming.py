@@ -14,12 +14,13 @@ import numpy as np
 from torch import nn
 
 from cascade.errors import RecipeError
+from training.models.dirac import fold_in_place
 from training.pruning.channels import FIXED, Channels, channels_of
 from training.pruning.cut import Kept, cut, kept_without
 
 
 def slim(net: nn.Module, rate: float, size: int, *, floor: int = 8, shared: bool = False) -> nn.Module:
-    """Cut a share of the channels, in place.
+    """Cut a share of the channels, in place; Dirac convolutions become plain ones.
 
     Args:
         net: trained; fine-tune it afterwards.
@@ -34,7 +35,8 @@ def slim(net: nn.Module, rate: float, size: int, *, floor: int = 8, shared: bool
     Raises:
         RecipeError: the network has no channel that can go.
     """
-    return cut(net, chosen(net, channels_of(net, size), rate, floor=floor, shared=shared), size)
+    channels = channels_of(fold_in_place(net), size)
+    return cut(net, chosen(net, channels, rate, floor=floor, shared=shared), size)
 
 
 def chosen(net: nn.Module, channels: Channels, rate: float, *, floor: int, shared: bool) -> Kept:

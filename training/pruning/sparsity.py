@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from cascade.errors import RecipeError
-from cascade.manifest import Frozen
+from cascade.fields import Frozen
 from training.data import Batches, load
 from training.device import choose
 from training.evaluate import labels_of, logits_of

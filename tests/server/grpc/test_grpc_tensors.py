@@ -148,7 +148,8 @@ def test_parameters_of_every_kind_are_read_and_checked() -> None:
     message.parameters["content_type"].string_param = "ignored"
     asked = read(message, MANIFEST, LIMITS)
     assert asked.id == "r1"
-    assert (asked.question.options, asked.question.timeout_s) == (Options(threshold=0.5, max_stage=1), 2.0)
+    assert asked.question.options == Options(threshold=0.5, max_stage=1, priority=2)
+    assert asked.question.timeout_s == 2.0
 
 
 def test_a_profile_is_a_string_and_thresholds_a_stage_are_one_too() -> None:

@@ -104,7 +104,7 @@ def test_an_empty_batch_is_a_question_of_no_images(datatype: str, binary: bool) 
 
 def test_parameters_steer_the_cascade() -> None:
     found = ask(request_body(parameters={"threshold": 0.25, "max_stage": 1, "timeout": 1500, "priority": 7}))
-    assert (found.options, found.timeout_s) == (Options(threshold=0.25, max_stage=1), 0.0015)
+    assert (found.options, found.timeout_s) == (Options(threshold=0.25, max_stage=1, priority=7), 0.0015)
 
 
 @pytest.mark.parametrize("parameters", [{}, {"timeout": 0, "priority": 0}])
@@ -143,7 +143,7 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], type[RequestError], str]] =
     "a negative stage": (image_entry(), {"max_stage": -1}, RequestError, "max_stage must be a whole number"),
     "a negative timeout": (image_entry(), {"timeout": -1}, RequestError, "'timeout' of the request"),
     "a timeout of seconds": (image_entry(), {"timeout": 0.5}, RequestError, "'timeout' of the request"),
-    "a high priority": (image_entry(), {"priority": "high"}, RequestError, "'priority' of the request"),
+    "a high priority": (image_entry(), {"priority": "high"}, RequestError, "priority must be a whole number"),
 }
 
 

@@ -1,0 +1,32 @@
+"""Images side by side, as a PNG that somebody can look at."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+GAP = 1
+
+
+def contact_sheet(images: Tensor) -> bytes:
+    """A PNG of images in rows, as near to a square as they come, white where there is none.
+
+    Args:
+        images: (N, 3, S, S) float in [0, 1], at least one.
+    """
+    count, _, side, _ = images.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    cell = side + GAP
+    sheet = torch.full((rows * cell - GAP, columns * cell - GAP, 3), 255, dtype=torch.uint8)
+    pixels = (images.detach().float().cpu() * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+    for place, image in enumerate(pixels):
+        top, left = place // columns * cell, place % columns * cell
+        sheet[top : top + side, left : left + side] = image
+    file = io.BytesIO()
+    Image.fromarray(sheet.numpy()).save(file, "PNG")
+    return file.getvalue()
