@@ -45,18 +45,27 @@ METHODS: dict[str, dict[str, Any]] = {
     **{name: {"name": name} for name in ("fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "ab", "ft", "nst")},
     **{name: {"name": name} for name in ("crd", "crd_kd", "srrl", "semckd", "dml", "simkd", "simkd_joint")},
     "simkd_sequential": {"name": "simkd_sequential"},
+    "vanilla, ten times the lr": {"name": PLAIN},
+    "kd, ten times the lr": {"name": "kd", "bench": "crd"},
+    "simkd, ten times the lr": {"name": "simkd"},
 }
+FASTER = tuple(row for row in METHODS if "ten times" in row)
+COMMON = tuple(row for row in METHODS if row not in FASTER)
 # What the registry has beside them, and why it has no row here.
 ELSEWHERE = {
     "aekd": "several teachers",
     "aekd_f": "several teachers",
     "aveg": "several teachers",
+    "cmi": "makes its own images",
+    "cmi_simkd": "makes its own images",
+    "dafl": "makes its own images",
     "finetune_kd": "goes on from another student",
     "joint_rd": "networks of its own",
     "margin_kd": "networks of its own",
     "res_kd": "trains what follows a student",
     "simkd_v": "several teachers",
     "slimming": "prunes",
+    "zskt": "makes its own images",
 }
 BODY_FROM = {"simkd_sequential": "simkd"}
 PER_CLASS = 1000  # of CIFAR-10's 5,000 training images
@@ -89,7 +98,9 @@ class Trial:
 
 _SCHEDULE = {"lr": 0.05, "policy": "one_cycle", "nesterov": True, "weight_decay": 5e-4}
 TRIALS = {
-    "digits": Trial("digits", "resnet8_0.125_a", "resnet20_a", {**_SCHEDULE, "epochs": 10, "batch_size": 32}, 12),
+    "digits": Trial(
+        "digits", "resnet8_0.125_a", "resnet20_a", {**_SCHEDULE, "epochs": 10, "batch_size": 32}, 12, COMMON
+    ),
     "cifar10": Trial(
         "cifar10", "resnet8_0.5_a", "resnet14_a", {**_SCHEDULE, "epochs": 8, "batch_size": 64}, 30, precision="bf16"
     ),
@@ -99,7 +110,7 @@ TRIALS = {
         "resnet14_2_a",
         {**_SCHEDULE, "epochs": 8, "batch_size": 64},
         16,
-        (PLAIN, "kd", "simkd"),
+        (PLAIN, "kd", "simkd", *FASTER),
         precision="bf16",
     ),
 }
@@ -139,7 +150,16 @@ class Comparison:
             self.note("teacher", 0, self.tested(run_recipe(recipe, folder, quiet=True)))
         return folder
 
-    def recipe(self, seed: int, method: dict[str, Any], student: str, schedule: dict[str, Any], **more: Any) -> Recipe:
+    def recipe(
+        self,
+        seed: int,
+        method: dict[str, Any],
+        student: str,
+        schedule: dict[str, Any],
+        *,
+        teacher: dict[str, Any] | None = None,
+        start: str | None = None,
+    ) -> Recipe:
         """One run of this trial."""
         given = {
             "name": "distillation",
@@ -147,20 +167,21 @@ class Comparison:
             "data": self.data(),
             "runtime": {"device": "cpu", "precision": self.trial.precision, "threads": 1},
             "schedule": self.trial.schedule,
-            "student": {"model": student, "method": method, "schedule": schedule, **more.pop("student", {})},
-            **more,
+            "student": {"model": student, "method": method, "schedule": schedule, "start": start},
+            "teacher": teacher,
         }
         return parse(given, "distillation")
 
     def recipe_for(self, method: str, seed: int) -> Recipe:
         """A student's run; whatever it begins with is trained if it is not there."""
-        more: dict[str, Any] = {}
+        start = teacher = None
         if method in BODY_FROM:
             self.run(BODY_FROM[method], seed)
-            more["student"] = {"start": str(self.place(BODY_FROM[method], seed))}
-        if method not in (PLAIN, "dml", *BODY_FROM):
-            more["teacher"] = {"run": str(self.teacher()), "step": "student"}
-        return self.recipe(seed, METHODS[method], self.trial.student, {}, **more)
+            start = str(self.place(BODY_FROM[method], seed))
+        if METHODS[method]["name"] not in (PLAIN, "dml", *BODY_FROM):
+            teacher = {"run": str(self.teacher()), "step": "student"}
+        schedule = {"lr": 10 * self.trial.schedule["lr"]} if method in FASTER else {}
+        return self.recipe(seed, METHODS[method], self.trial.student, schedule, teacher=teacher, start=start)
 
     def place(self, method: str, seed: int) -> Path:
         """Folder of a run."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -22,7 +22,7 @@ from training import models
 from training.data import Batches, Data
 from training.device import Device
 from training.loop import seed_for
-from training.methods.base import Method, Networks, TrainingSet, find
+from training.methods.base import Batch, Method, Networks, TrainingSet, find
 from training.settings import Schedule
 
 
@@ -61,28 +61,33 @@ class Stepper:
         self.optimizer = torch.optim.SGD(self.parameters, lr=schedule.lr, momentum=schedule.momentum, nesterov=True)
         self.batches = Batches(data.preprocess, device.where)
 
-    def losses(self, number: int) -> Tensor:
-        """The sum of a batch's losses."""
+    def batch(self, number: int) -> Batch:
+        """The batch of a step."""
         generator = torch.Generator().manual_seed(seed_for("cost", number))
         places = torch.randperm(len(self.data.train), generator=generator)[: self.schedule.batch_size]
         index = self.data.train.index[places]
-        batch = self.batches.augmented(self.data.train, index, self.data.augment, generator)
+        return self.batches.augmented(self.data.train, index, self.data.augment, generator)
+
+    def losses(self, batch: Batch) -> Tensor:
+        """The sum of a batch's losses."""
         with self.device.autocast():
             found = self.method.losses(batch)
         return torch.stack(list(found.values())).sum()
 
     def step(self, number: int) -> float:
-        """One training step; seconds."""
+        """One training step, all its turns; seconds."""
         began = time.perf_counter()
-        total = self.losses(number)
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        self.optimizer.step()
+        batch = self.batch(number)
+        for turn in range(self.method.turns()):
+            total = self.losses(replace(batch, turn=turn))
+            self.optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            self.optimizer.step()
         return time.perf_counter() - began
 
     def held(self) -> int:
-        """Bytes that the graph of one batch's losses holds."""
-        return held_by(lambda: self.losses(0), self.method.parameters())
+        """Bytes that the graph of one batch's losses holds, in its first turn."""
+        return held_by(lambda: self.losses(self.batch(0)), self.method.parameters())
 
     def helpers(self) -> int:
         """Trainable parameters outside what is deployed."""
