@@ -186,7 +186,7 @@ def test_a_damaged_bundle_fails_verification_with_status_1(tmp_path: Path) -> No
 def test_a_run_that_is_none_fails_to_export_with_status_1(tmp_path: Path) -> None:
     result = rescade("export", tmp_path, "--out", tmp_path / "bundle", "--quiet")
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: cannot read")
+    assert result.stderr.startswith(f"Error: {tmp_path} is no run, it has no recipe.json")
 
 
 @pytest.mark.parametrize("option", ["name", "version"])
