@@ -101,6 +101,7 @@ async def connections(*runtimes: Runtime, **settings: Any) -> AsyncIterator[tupl
         process = Process(app, chosen, lambda: None)
         process.config.load()
         process.server_state = ServerState()
+        process.server_state.default_headers = [(b"date", b"today")]
         process.lifespan = type("Lifespan", (), {"state": {}})()
         yield app, lambda: Peer(process.protocol(PUBLIC))
 
