@@ -38,6 +38,12 @@ def test_a_read_that_is_not_one_whole_question_teaches_nothing(data: bytes) -> N
     assert known.find(data) is None
 
 
+def test_a_head_is_not_taken_for_that_of_a_question_behind_it_in_the_same_read() -> None:
+    known = Heads()
+    known.learn(b"POST one\r\n\r\nbodyPOST two\r\n\r\nbody", HEAD)
+    assert known.find(b"POST one\r\n\r\nbody") is None
+
+
 def test_a_head_with_an_id_of_its_own_is_not_remembered() -> None:
     known, own = Heads(), (*HEADERS, (b"x-request-id", b"7"))
     known.learn(b"POST\r\n\r\nbody", Head(own, dict(own), b"", 4, True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,12 @@ from fastapi import FastAPI
 from cascade.bundle import parse
 from cascade.errors import NotReady
 from server.app import create_app
-from server.models import Models
+from server.metrics import Metrics
+from server.models import Model, Models
 from server.routes import router
-from server.runtime import Runtime
+from server.runtime import OnnxRuntime, Runtime
 from server.schemas import Failure, ModelList
-from tests.builders import FakeRuntime, write_tiny_bundle
+from tests.builders import FakeRuntime, tiny_bundle, write_tiny_bundle
 from tests.server.harness import client_of, serving, settings_for_tests
 
 SURE = np.array([[[9.0, 0.0]]])
@@ -106,3 +109,19 @@ async def test_folders_of_bundles_are_served_whole(tmp_path: Path) -> None:
 def test_while_there_is_no_model_nobody_is_ready() -> None:
     with pytest.raises(NotReady):
         Models([]).get()
+
+
+async def test_a_model_that_is_replaced_is_gone_at_once_though_the_collector_passes_over_it() -> None:
+    model = Model(settings_for_tests(), OnnxRuntime(tiny_bundle()), Metrics())
+    await model.engine.warm_up()
+    with model:
+        await model.engine.predict(FakeRuntime.images([0]), 0.5)
+    parts = [weakref.ref(part) for part in (model, model.engine, model.engine._runtime)]
+    gc.collect()
+    gc.disable()
+    try:
+        model.retire()
+        del model
+        assert [part() for part in parts] == [None, None, None]
+    finally:
+        gc.enable()
