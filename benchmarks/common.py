@@ -81,7 +81,7 @@ def _unserved(folder: Path, images: Path, count: int, seconds: float) -> float:
     outputs, takes = [[stage.output.name] for stage in manifest.stages], [stage.input for stage in manifest.stages]
 
     def run(number: int, pixels: Pixels) -> Floats:
-        given = feeds(pixels, takes[number].name, takes[number].shift, manifest.preprocess)
+        given = feeds(pixels, takes[number], manifest.preprocess)
         logits: Floats = sessions[number].run(outputs[number], given)[0]
         return logits
 

@@ -33,10 +33,11 @@ class Input(Frozen):
     Attributes:
         name: its name in the graph.
         shape: e.g. (None, 3, 32, 32).
-        dtype: `float32`, pixels as `preprocess` normalises them, or `uint8`, pixels, which the graph then normalises by
-            `pixels * scale + shift`.
-        shift: of a `uint8` graph, the name of that `shift`: an initialiser that is an input too, (N or 1, 3, H or 1,
-            W or 1) float32. Whoever has normalised images gives zeros as pixels and the images as `shift`.
+        dtype: `float32`, pixels as `preprocess` normalises them, or `uint8`, pixels.
+        shift: of a `uint8` graph that normalises them by `pixels * scale + shift`, the name of that `shift`: an
+            initialiser that is an input too, (N or 1, 3, H or 1, W or 1) float32. Whoever has normalised images gives
+            zeros as pixels and the images as `shift`. A `uint8` graph without one was quantised on the grid of the
+            pixels, and whoever has normalised images rounds them to it.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -46,10 +47,8 @@ class Input(Frozen):
 
     @model_validator(mode="after")
     def _shift_fits(self) -> Self:
-        if (self.dtype == "uint8") != (self.shift is not None) or self.shift == self.name:
-            raise ValueError(
-                "a graph that takes uint8 has a 'shift' with a name of its own, and no other graph has one"
-            )
+        if self.shift is not None and (self.dtype != "uint8" or self.shift == self.name):
+            raise ValueError("only a graph that takes uint8 can have a 'shift', with a name of its own")
         return self
 
 
@@ -128,7 +127,7 @@ class Quantiser(Frozen):
     percentile: Annotated[float, Field(gt=50, lt=100)] | None = None
     images: Annotated[int, Field(gt=0)] = 500
     weight_bits: Literal[7, 8] = 7
-    in_float: tuple[Literal["stem", "classifier", "additions"], ...] = ("stem", "classifier")
+    in_float: tuple[Literal["stem", "classifier", "additions"], ...] = ("classifier",)
 
     @model_validator(mode="after")
     def _method_fits(self) -> Self:

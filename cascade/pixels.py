@@ -124,6 +124,27 @@ def scale_and_shift(rule: Preprocess) -> tuple[NDArray[np.float32], NDArray[np.f
     return _scale_and_shift(rule.mean, rule.std)
 
 
+def to_grid(images: NDArray[np.float32], rule: Preprocess) -> Pixels:
+    """Network input to the nearest pixels: undoes `normalise`, exactly for what it gave; what lies outside saturates.
+
+    Args:
+        images: (B, 3, H, W) float32, normalised.
+        rule: the bundle's preprocessing.
+
+    Returns:
+        (B, 3, H, W) uint8.
+    """
+    scale, shift = grid_scale_and_shift(rule)
+    pixels: Pixels = np.clip(np.rint(images * scale + shift), 0, 255).astype(np.uint8)
+    return pixels
+
+
+def grid_scale_and_shift(rule: Preprocess) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The two (1, 3, 1, 1) float32 arrays of `to_grid`: 255 std and 255 mean."""
+    std, mean = (np.asarray(each, np.float64).reshape(1, 3, 1, 1) for each in (rule.std, rule.mean))
+    return (255 * std).astype(np.float32), (255 * mean).astype(np.float32)
+
+
 @functools.cache
 def _scale_and_shift(
     means: tuple[float, float, float], stds: tuple[float, float, float]

@@ -158,7 +158,7 @@ def converted(model: bytes, kind: Precision, splits: Splits, quantiser: Quantise
         return to_fp16(optimised(model))
     if kind == "int8":
         assert quantiser is not None, "whoever asks for int8 says how"
-        return to_int8(model, splits.train.inputs(0, quantiser.images), quantiser)
+        return to_int8(model, splits.train.inputs(0, quantiser.images), quantiser, splits.train.rule)
     return optimised(model)
 
 

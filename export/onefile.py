@@ -14,7 +14,7 @@ from cascade.manifest import Manifest
 from export import whole
 from export.fused import fuse
 from export.parts import load
-from export.pixel_input import taking, without_pixels
+from export.pixel_input import taking, taking_floats
 from export.session import sessions
 
 FILE = "cascade.onnx"
@@ -33,8 +33,8 @@ def fused_bundle(source: Bundle, *, pixels: bool = False) -> Bundle:
             the stages.
     """
     manifest = source.manifest
-    stages = [without_pixels(load(model, f"stages[{number}].file")) for number, model in enumerate(source.models)]
     rule = manifest.preprocess
+    stages = [taking_floats(load(model, f"stages[{number}].file"), rule) for number, model in enumerate(source.models)]
     model = fuse(stages, manifest.exit.definition, pixels=rule if pixels else None, notes=notes(manifest))
     data: bytes = model.SerializeToString(deterministic=True)
     inputs, outputs = whole.Whole(data).signature()

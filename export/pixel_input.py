@@ -1,5 +1,8 @@
 """Graphs of stages that take pixels: `Cast(pixels) * scale + shift` in front of the network, put there last.
 
+Where the first layer was quantised on the grid of the pixels (`export.stem`) they go in as they are, and there is no
+shift.
+
 Everything else here is made of graphs that take normalised floats; what begins with a bundle takes this off again. The
 logits are, on a CPU, to the last bit those of the graph without it on what `cascade.pixels.normalise` gives: the scale
 and the shift are the same floats, and a product and a sum have but one right answer.
@@ -17,6 +20,7 @@ from cascade.errors import BundleError
 from cascade.files import ImageType, Input, Stage
 from cascade.manifest import Preprocess
 from cascade.pixels import scale_and_shift
+from export import stem
 from export.parts import load
 
 PIXELS, FLOATS, SCALE, SCALED, SHIFT = "pixels", "pixels/floats", "pixels/scale", "pixels/scaled", "pixels/shift"
@@ -31,8 +35,11 @@ def with_pixels(model: ModelProto, rule: Preprocess) -> ModelProto:
         rule: with mean and std.
 
     Returns:
-        A model whose inputs are `pixels`, (N, 3, S, S) uint8, and `pixels/shift`, whose default is of (1, 3, 1, 1).
+        A model whose inputs are `pixels`, (N, 3, S, S) uint8, and, unless it rounds them to the grid, `pixels/shift`,
+        whose default is of (1, 3, 1, 1).
     """
+    if stem.rounds_to_grid(model):
+        return stem.without_floats(model)
     result = ModelProto()
     result.CopyFrom(model)
     graph, nodes, images = result.graph, list(model.graph.node), model.graph.input[0]
@@ -59,7 +66,7 @@ def with_pixels(model: ModelProto, rule: Preprocess) -> ModelProto:
 
 
 def without_pixels(model: ModelProto) -> ModelProto:
-    """Undo `with_pixels`, exactly; a model that it was not done to is given back.
+    """Take off what normalises pixels, exactly; a model that has nothing of it is given back.
 
     Args:
         model: left as it is.
@@ -73,6 +80,16 @@ def without_pixels(model: ModelProto) -> ModelProto:
     del graph.node[:NODES], graph.initializer[-WEIGHTS:], graph.input[:]
     graph.input.append(images)
     return result
+
+
+def taking_floats(model: ModelProto, rule: Preprocess) -> ModelProto:
+    """A graph that takes normalised images, of one that takes them or pixels.
+
+    Args:
+        model: left as it is.
+        rule: with mean and std.
+    """
+    return stem.with_floats(model, rule) if stem.takes_grid(model) else without_pixels(model)
 
 
 def taking(bundle: Bundle, kind: ImageType) -> Bundle:
@@ -98,16 +115,13 @@ def _taking(kind: ImageType, stage: Stage, data: bytes, rule: Preprocess, where:
     if stage.input.dtype == kind:
         return stage, data
     before = load(data, f"{where}.file")
-    own = [PIXELS, SHIFT] if stage.input.dtype == "uint8" else [stage.input.name]
-    if (found := [value.name for value in before.graph.input]) != own:
+    own = [[PIXELS, SHIFT], [PIXELS]] if stage.input.dtype == "uint8" else [[stage.input.name]]
+    if (found := [value.name for value in before.graph.input]) not in own:
         raise BundleError(
             f"{where}.file", f"has the inputs {', '.join(found)}: only graphs that rescade made can take {kind} instead"
         )
-    if kind == "uint8":
-        model, name, shift = with_pixels(before, rule), PIXELS, SHIFT
-    else:
-        model, shift = without_pixels(before), None
-        name = model.graph.input[0].name
+    model = with_pixels(before, rule) if kind == "uint8" else taking_floats(before, rule)
+    names = [value.name for value in model.graph.input]
     new: bytes = model.SerializeToString()
-    input_ = Input(name=name, shape=stage.input.shape, dtype=kind, shift=shift)
+    input_ = Input(name=names[0], shape=stage.input.shape, dtype=kind, shift=SHIFT if SHIFT in names else None)
     return stage.model_copy(update={"input": input_, "sha256": sha256(new)}), new

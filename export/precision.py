@@ -17,13 +17,18 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from cascade.files import Quantiser
+from cascade.manifest import Preprocess
+from cascade.pixels import to_grid
+from export import stem
 from export.session import Array
 from export.shortcuts import as_convolutions, merge_slices
 
@@ -59,16 +64,22 @@ def to_fp16(model: bytes) -> bytes:
     return _bytes(converted.model)
 
 
-def to_int8(model: bytes, images: Array, options: Quantiser) -> bytes:
+def to_int8(model: bytes, images: Array, options: Quantiser, rule: Preprocess) -> bytes:
     """Quantise statically.
 
     Args:
         model: float32.
         images: (N, 3, S, S) float32, preprocessed, from training; the ranges of activations are taken from them.
         options: method, bits, and what stays in float.
+        rule: by which the images are normalised.
     """
     plain = _named(as_convolutions(merge_slices(onnx.load_model_from_string(model))))
-    extra = {"CalibPercentile": options.percentile} if options.percentile is not None else {}
+    extra: dict[str, Any] = {"CalibPercentile": options.percentile} if options.percentile is not None else {}
+    if on_pixels := "stem" not in options.in_float and stem.stem_of(plain) is not None:
+        plain, grid = stem.widened(plain, rule), stem.Grid.of(rule)
+        images = grid.values(to_grid(images, rule))
+        bytes_ = {"scale": np.array(1, np.float32), "zero_point": np.array(grid.zero, np.uint8)}
+        extra["TensorQuantOverrides"] = {plain.graph.input[0].name: [bytes_]}
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "int8.onnx"
         quantize_static(
@@ -88,7 +99,7 @@ def to_int8(model: bytes, images: Array, options: Quantiser) -> bytes:
     quantised.producer_name, quantised.producer_version = "rescade", ""
     del quantised.metadata_props[:]
     del quantised.graph.value_info[:]
-    return _bytes(quantised)
+    return _bytes(stem.on_grid(quantised, rule) if on_pixels else quantised)
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc]

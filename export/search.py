@@ -36,9 +36,8 @@ QUANTISERS: tuple[dict[str, Any], ...] = (
     {"method": "percentile", "percentile": 99.999},
     {"method": "percentile", "percentile": 99.99},
     {"weight_bits": 8},
-    {"in_float": ["classifier"]},
-    {"in_float": ["stem"]},
-    {"in_float": ["stem", "classifier", "additions"]},
+    {"in_float": ["stem", "classifier"]},
+    {"in_float": ["classifier", "additions"]},
     {"in_float": []},
 )
 

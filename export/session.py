@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cascade.errors import BundleError
 from cascade.feeds import feeds
+from cascade.files import Input
 from cascade.manifest import Preprocess
 from cascade.pixels import Pixels
 
@@ -33,7 +34,7 @@ class Session:
 
     Attributes:
         input, output: name, shape and type in the graph.
-        shift: of a graph that takes pixels, the input that may be given beside them; otherwise None.
+        takes: the input, as a manifest would have it.
     """
 
     def __init__(self, model: bytes, where: str, rule: Preprocess | None = None) -> None:
@@ -42,7 +43,7 @@ class Session:
         if len(inputs) != 1 or len(outputs) != 1:
             raise BundleError(where, f"has {len(inputs)} inputs and {len(outputs)} outputs; a stage has one of each")
         self.input, self.output = inputs[0], outputs[0]
-        self.shift = _shift(self.session, where) if self.input.type == "tensor(uint8)" else None
+        self.takes = _takes(self.session, where)
         self._where, self._rule = where, rule
 
     def run(self, images: Array | Pixels) -> Array:
@@ -52,7 +53,7 @@ class Session:
             BundleError: the graph fails on it.
         """
         try:
-            given = feeds(images, self.input.name, self.shift, self._rule)
+            given = feeds(images, self.takes, self._rule)
             logits: Array = self.session.run([self.output.name], given)[0]
         except Exception as error:  # as above
             message = f"onnxruntime cannot run it on a batch of {len(images)}: {error}"
@@ -65,13 +66,19 @@ class Session:
         return np.concatenate(parts)
 
 
-def _shift(session: ort.InferenceSession, where: str) -> str:
-    found = [each.name for each in session.get_overridable_initializers()]
-    if len(found) != 1:
+def _takes(session: ort.InferenceSession, where: str) -> Input:
+    [images], others = session.get_inputs(), [each.name for each in session.get_overridable_initializers()]
+    pixels = images.type == "tensor(uint8)"
+    if pixels and len(others) > 1:
         raise BundleError(
-            where, f"takes pixels, and has {len(found)} inputs beside them; such a stage has one, a shift"
+            where, f"takes pixels, and has {len(others)} inputs beside them; such a stage has one at most"
         )
-    return str(found[0])
+    return Input.model_construct(
+        name=images.name,
+        shape=tuple(size if isinstance(size, int) else None for size in images.shape),
+        dtype="uint8" if pixels else "float32",
+        shift=others[0] if pixels and others else None,
+    )
 
 
 def opened(model: bytes, where: str) -> ort.InferenceSession:

@@ -119,15 +119,15 @@ def check_signature(stage: Stage, session: Session, where: str) -> None:
                 f"the file has {found.name!r} {found.type} {shape}, the manifest says {declared.name!r} "
                 f"{kind} {declared.shape}",
             )
-    if session.shift != stage.input.shift:
+    if session.takes.shift != stage.input.shift:
         raise BundleError(
-            f"{where}.input.shift", f"the file has {session.shift!r}, the manifest says {stage.input.shift!r}"
+            f"{where}.input.shift", f"the file has {session.takes.shift!r}, the manifest says {stage.input.shift!r}"
         )
 
 
 def _check_normalising(session: Session, pixels: Pixels, rule: Preprocess, where: str) -> None:
     """A graph that takes pixels normalises them by the bundle's rule, and takes what is normalised as well."""
-    if session.shift is None:
+    if session.takes.shift is None:
         return
     difference = float(np.abs(session.run(pixels) - session.run(normalise(pixels, rule))).max())
     if not difference <= TOLERANCE:

@@ -20,6 +20,7 @@ from cascade.bundle import Bundle
 from cascade.errors import BundleError
 from cascade.exits import Floats
 from cascade.feeds import feeds
+from cascade.files import Precision
 from cascade.golden import FIELD, Golden, check, unpack
 from cascade.manifest import Manifest
 from cascade.pixels import Pixels, normalise
@@ -31,7 +32,8 @@ from server.providers import Place, open_sessions
 Image = Floats | Pixels
 Images = Sequence[Image] | Floats | Pixels
 
-TOGETHER = 8  # most images in one run on a CPU: beyond, maps leave the cache and a run takes longer an image again
+# Most images in one run on a CPU: beyond, maps leave the cache and a run takes longer an image. Bytes are smaller.
+TOGETHER: dict[Precision, int] = {"fp32": 8, "fp16": 8, "int8": 16}
 LIGHT_S = 0.002  # a run that takes longer gains nothing from company, and is not worth the trials
 TRIALS = 3  # timed runs of each stage at each batch size; the fastest counts
 TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
@@ -100,8 +102,9 @@ class OnnxRuntime:
         sizes = self._padded_sizes or (1,)
         seconds = tuple(tuple(self._timed(stage, size) for size in sizes) for stage in stages)
         if not self._padded_sizes and max(row[0] for row in seconds) <= LIGHT_S:
-            pixels = np.random.default_rng(0).integers(0, 256, (TOGETHER, 3, side, side), np.uint8)
-            self._together = TOGETHER if all(self._is_one_by_one(stage, pixels) for stage in stages) else 1
+            most = min(TOGETHER[stage.precision] for stage in self.manifest.stages)
+            pixels = np.random.default_rng(0).integers(0, 256, (most, 3, side, side), np.uint8)
+            self._together = most if all(self._is_one_by_one(stage, pixels) for stage in stages) else 1
         if self._golden is not None:
             self._test(self._golden.pixels(), self._golden)
         return Costs(sizes, seconds)
@@ -117,7 +120,7 @@ class OnnxRuntime:
         """Whether images get the very logits together that they get alone, however many, and of whatever kind, are."""
         alone = np.concatenate([self._run_batch(stage, pixels[row : row + 1]) for row in range(len(pixels))])
         rows = normalise(pixels, self.manifest.preprocess)
-        kinds: list[Images] = [rows] if self.manifest.stages[stage].input.shift is None else [pixels, rows]
+        kinds: list[Images] = [rows] if self.manifest.stages[stage].input.dtype == "float32" else [pixels, rows]
         batches = [images[:size] for images in kinds for size in range(2, len(pixels) + 1)]
         return all(np.array_equal(self._run_batch(stage, batch), alone[: len(batch)]) for batch in batches)
 
@@ -143,7 +146,7 @@ class OnnxRuntime:
 
     def _run_batch(self, stage: int, images: Images) -> Floats:
         takes, rule = self.manifest.stages[stage].input, self.manifest.preprocess
-        given = feeds(self._rows(images), takes.name, takes.shift, rule)
+        given = feeds(self._rows(images), takes, rule)
         if self._padded_sizes:
             return self._buffers_for(stage, len(images)).run(given)
         logits: Floats = self._sessions[stage].run(self._outputs[stage], given)[0]

@@ -64,7 +64,7 @@ def expected(read: Bundle, cifar10_images: list[Path]) -> Replay:
         paths = cifar10_images[start : start + 250]
         batch = normalise(np.stack([to_pixels(Image.open(path), rule) for path in paths]), rule)
         for part, session, stage in zip(logits, sessions, read.manifest.stages, strict=True):
-            part.append(session.run(None, feeds(batch, stage.input.name, stage.input.shift))[0])
+            part.append(session.run(None, feeds(batch, stage.input, rule))[0])
     rows = [np.concatenate(part) for part in logits]
     return replay(rows, read.manifest.exit.threshold, read.manifest.exit.definition)
 
@@ -182,7 +182,7 @@ def test_one_file_answers_every_test_image_to_the_last_bit_as_replay_and_the_sta
     rule, leave = read.manifest.preprocess, read.manifest.exit
     made = fused_bundle(read, pixels=pixels)
     assert made.fused is not None
-    whole, stages = Whole(made.fused), sessions(read.models)
+    whole, stages = Whole(made.fused), sessions(read.models, rule)
     for start in range(0, len(cifar10_images), 64):
         raw = np.stack([to_pixels(Image.open(path), rule) for path in cifar10_images[start : start + 64]])
         inputs = normalise(raw, rule)

@@ -63,6 +63,7 @@ GOOD: dict[str, Document] = {
     "defaults left out": drop("stages.0.input.dtype"),
     "graphs that take pixels": put("stages.0.input", PIXELS),
     "written before graphs took pixels": drop("stages.0.input.shift"),
+    "quantised on the grid of the pixels": put("stages.0.input", {**PIXELS, "shift": None}),
 }
 
 BAD: dict[str, tuple[Document, str]] = {
@@ -104,7 +105,6 @@ BAD: dict[str, tuple[Document, str]] = {
     "a side of nothing": (put("stages.0.input.shape", [None, 3, 0, 8]), "stages[0].input.shape[2]"),
     "an output of other classes": (put("stages.2.output.shape", [None, 5]), "stages[2].output.shape"),
     "a nameless output": (put("stages.0.output.name", ""), "stages[0].output.name"),
-    "pixels without a shift": (put("stages.0.input", {**PIXELS, "shift": None}), "stages[0].input"),
     "a shift without pixels": (put("stages.0.input", {**PIXELS, "dtype": "float32"}), "stages[0].input"),
     "a shift that is the pixels": (put("stages.0.input", {**PIXELS, "shift": "pixels"}), "stages[0].input"),
     "logits in uint8": (put("stages.0.output.dtype", "uint8"), "stages[0].output.dtype"),

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cascade.errors import BadImage
 from cascade.manifest import Preprocess
-from cascade.pixels import Pixels, normalise, scale_and_shift, to_pixels, to_rgb
+from cascade.pixels import Pixels, normalise, scale_and_shift, to_grid, to_pixels, to_rgb
 from tests.builders import random_photo
 
 UNIT: dict[str, tuple[float, float, float]] = {"mean": (0, 0, 0), "std": (1, 1, 1)}
@@ -283,3 +283,15 @@ def test_scale_and_shift_are_one_number_a_channel() -> None:
     assert scale.shape == shift.shape == (1, 3, 1, 1)
     assert scale.ravel() * 255 == pytest.approx([4.0, 5.0, 2.0])
     assert shift.ravel() == pytest.approx([-2.0, -2.0, -0.4])
+
+
+def test_what_was_normalised_goes_back_to_its_pixels() -> None:
+    rule = Preprocess(size=16, mean=(0.5, 0.4, 0.2), std=(0.25, 0.2, 0.5))
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16).repeat(3, 1)
+    assert np.array_equal(to_grid(normalise(pixels, rule), rule), pixels)
+
+
+def test_what_no_pixel_gives_goes_to_the_nearest_that_does() -> None:
+    rule = Preprocess(size=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    rows = np.array([[-3.0, 0.5, 1.7], [0.3 / 255, 0.7 / 255, 254.6 / 255]], np.float32).reshape(2, 3, 1, 1)
+    assert to_grid(rows, rule).reshape(2, 3).tolist() == [[0, 128, 255], [0, 1, 255]]

@@ -143,7 +143,7 @@ def test_a_bundle_in_float_keeps_its_name_its_threshold_and_its_figures(
 def test_the_ranges_are_chosen_by_accuracy_on_dv(source: Bundle, splits: Splits) -> None:
     chosen = best_quantiser(source, splits, ["fp32", "fp32", "int8"], dv_of(source, splits))
     assert chosen.images == 300
-    assert (chosen.weight_bits, chosen.in_float) == (7, ("stem", "classifier"))
+    assert (chosen.weight_bits, chosen.in_float) == (7, ("classifier",))
 
 
 def test_name_and_version_are_chosen_by_whoever_derives(source: Bundle, splits: Splits, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_logits_of_pixels_are_to_the_last_bit_those_of_pixels_normalised_before(
     rule = floats.manifest.preprocess
     images = random_pixels(17, rule.size)
     inputs = normalise(images, rule)
-    for before, after in zip(sessions(floats.models), sessions(pixels.models), strict=True):
+    for before, after in zip(sessions(floats.models), sessions(pixels.models, rule), strict=True):
         for size in (1, 8, 17):
             expected = before.in_batches(inputs, size)
             assert np.array_equal(after.in_batches(images, size), expected)
@@ -131,11 +131,26 @@ def test_a_shift_of_another_name_than_the_manifest_says_is_refused() -> None:
         check(replace(made, manifest=made.manifest.model_copy(update={"stages": (other,)})))
 
 
-def test_pixels_without_a_shift_are_refused() -> None:
+def test_pixels_with_more_than_a_shift_beside_them_are_refused() -> None:
     model = with_pixels(onnx.load_model_from_string(onnx_model()), tiny_bundle().manifest.preprocess)
-    model.graph.input.pop()
-    with pytest.raises(BundleError, match="takes pixels, and has 0 inputs beside them"):
+    model.graph.input.append(onnx.helper.make_tensor_value_info("b", onnx.TensorProto.FLOAT, [6]))
+    with pytest.raises(BundleError, match="takes pixels, and has 2 inputs beside them"):
         Session(model.SerializeToString(), "stages[0].file")
+
+
+def test_a_shift_that_the_manifest_does_not_know_is_refused() -> None:
+    made = tiny_bundle(1, dtype="uint8")
+    [stage] = made.manifest.stages
+    other = stage.model_copy(update={"input": stage.input.model_copy(update={"shift": None})})
+    with pytest.raises(BundleError, match="the file has 'shift', the manifest says None"):
+        check(replace(made, manifest=made.manifest.model_copy(update={"stages": (other,)})))
+
+
+def test_the_server_gives_floats_the_logits_of_their_pixels_where_the_stem_is_on_the_grid() -> None:
+    read = shipped("cifar10-int8", "uint8")
+    rule, model, images = read.manifest.preprocess, OnnxRuntime(read), random_pixels(5, 32)
+    assert read.manifest.stages[0].input.shift is None
+    assert np.array_equal(model.run(0, normalise(images, rule)), model.run(0, images))
 
 
 def test_an_export_takes_pixels_unless_told_otherwise(folder: Path, built: object) -> None:

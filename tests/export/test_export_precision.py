@@ -14,18 +14,20 @@ from export.count import count
 from export.precision import optimised, to_fp16, to_int8
 from export.session import Array, Session
 from export.to_onnx import to_onnx
-from tests.builders import onnx_model, random_inputs
+from tests.builders import onnx_model, random_inputs, tiny_bundle
 from tests.training.networks import frozen
 
 pytestmark = pytest.mark.train
 
+RULE = tiny_bundle().manifest.preprocess
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "8 bits": {"weight_bits": 8},
     "entropy": {"method": "entropy"},
     "percentile": {"method": "percentile", "percentile": 99.9},
     "nothing in float": {"in_float": []},
-    "additions in float": {"in_float": ["stem", "classifier", "additions"]},
+    "stem in float": {"in_float": ["stem", "classifier"]},
+    "additions in float": {"in_float": ["classifier", "additions"]},
 }
 
 
@@ -36,7 +38,7 @@ def exported() -> bytes:
 
 @pytest.fixture(scope="module")
 def quantised(exported: bytes) -> bytes:
-    return to_int8(exported, random_inputs(64), Quantiser(images=64))
+    return to_int8(exported, random_inputs(64), Quantiser(images=64), RULE)
 
 
 def logits_of(model: bytes, images: Array) -> Array:
@@ -78,7 +80,7 @@ def test_half_precision_costs_what_the_network_costs(exported: bytes) -> None:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_int8_says_nearly_what_float_says(exported: bytes, name: str) -> None:
-    model = to_int8(exported, random_inputs(64), Quantiser.model_validate(SETTINGS[name]))
+    model = to_int8(exported, random_inputs(64), Quantiser.model_validate(SETTINGS[name]), RULE)
     assert 0 < distance(model, exported) < 0.2
 
 
@@ -87,13 +89,13 @@ def test_weights_are_signed_bytes_with_a_scale_a_channel(quantised: bytes) -> No
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     scales = [tensors[node.input[1]] for node in graph.node if node.op_type == "DequantizeLinear"]
     kernels = [tensor for tensor in tensors.values() if len(tensor.dims) == 4 and tensor.data_type == TensorProto.INT8]
-    assert len(kernels) == 8  # seven convolutions but for the stem, and two that pick channels
+    assert len(kernels) == 9  # seven convolutions, and two that pick channels
     assert any(len(scale.dims) == 1 for scale in scales)
 
 
 def test_seven_bits_leave_room_for_a_pair_of_products(exported: bytes) -> None:
     for bits, largest in ((7, 64), (8, 127)):
-        model = to_int8(exported, random_inputs(64), Quantiser(weight_bits=bits))
+        model = to_int8(exported, random_inputs(64), Quantiser(weight_bits=bits), RULE)
         graph = onnx.load_model_from_string(model).graph
         kernels = [
             np.abs(onnx.numpy_helper.to_array(tensor).astype(int)).max()
@@ -103,20 +105,25 @@ def test_seven_bits_leave_room_for_a_pair_of_products(exported: bytes) -> None:
         assert max(kernels) in (largest, largest - 1)
 
 
-def test_the_stem_and_what_gives_the_logits_stay_in_float(quantised: bytes) -> None:
-    assert readers(quantised, "Conv") == [False] + [True] * 8
+def test_what_gives_the_logits_stays_in_float(quantised: bytes) -> None:
+    assert readers(quantised, "Conv") == [True] * 9
     assert readers(quantised, "Gemm") == [False]
 
 
+def test_the_stem_can_stay_in_float(exported: bytes) -> None:
+    model = to_int8(exported, random_inputs(64), Quantiser(in_float=("stem", "classifier")), RULE)
+    assert readers(model, "Conv") == [False] + [True] * 8
+
+
 def test_everything_can_be_quantised(exported: bytes) -> None:
-    model = to_int8(exported, random_inputs(64), Quantiser(in_float=()))
+    model = to_int8(exported, random_inputs(64), Quantiser(in_float=()), RULE)
     assert all(readers(model, "Conv"))
     assert all(readers(model, "Gemm"))
 
 
 def test_additions_can_stay_in_float(exported: bytes, quantised: bytes) -> None:
     nodes = onnx.load_model_from_string(
-        to_int8(exported, random_inputs(64), Quantiser(in_float=("stem", "classifier", "additions")))
+        to_int8(exported, random_inputs(64), Quantiser(in_float=("classifier", "additions")), RULE)
     ).graph.node
     assert len(nodes) != len(onnx.load_model_from_string(quantised).graph.node)
 
@@ -133,16 +140,16 @@ def test_int8_needs_no_operators_but_the_standards(quantised: bytes) -> None:
 
 
 def test_the_same_images_give_the_same_file(exported: bytes, quantised: bytes) -> None:
-    assert to_int8(exported, random_inputs(64), Quantiser(images=64)) == quantised
+    assert to_int8(exported, random_inputs(64), Quantiser(images=64), RULE) == quantised
 
 
 def test_a_graph_without_names_can_be_quantised_too() -> None:
-    model = to_int8(onnx_model(), random_inputs(32), Quantiser(in_float=("classifier",)))
+    model = to_int8(onnx_model(), random_inputs(32), Quantiser(in_float=("classifier",)), RULE)
     assert distance(model, onnx_model()) < 0.2
     assert readers(model, "Conv") == [True]
 
 
 def test_making_a_graph_says_nothing(exported: bytes, capfd: pytest.CaptureFixture[str]) -> None:
-    to_int8(exported, random_inputs(64), Quantiser(method="entropy"))
+    to_int8(exported, random_inputs(64), Quantiser(method="entropy"), RULE)
     to_fp16(exported)
     assert capfd.readouterr() == ("", "")

@@ -50,7 +50,7 @@ def test_floats_for_a_graph_of_pixels_leave_what_is_bound_alone(count: int) -> N
     bundle, images, pixels = tiny_bundle(1, dtype="uint8"), random_inputs(4), random_pixels(4)
     buffers = buffers_of(bundle, 4, graph=1)
     before = buffers.run({"pixels": pixels})
-    found = buffers.run(feeds(images[:count], "pixels", "shift"))
+    found = buffers.run(feeds(images[:count], bundle.manifest.stages[0].input))
     assert np.array_equal(found, logits_of(bundle, images[:count]))
     assert np.array_equal(buffers.run({"pixels": pixels}), before)
 

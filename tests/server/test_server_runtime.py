@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cascade.bundle import Bundle
+from cascade.bundle import Bundle, read
 from cascade.combine import first
 from cascade.errors import BundleError
 from cascade.exits import Floats
 from cascade.pixels import normalise
 from server.runtime import Images, OnnxRuntime, batch_sizes
 from tests.builders import ANY_SHIFT, onnx_model, random_inputs, random_pixels, tiny_bundle, tiny_manifest
+from tests.serving import ROOT
 
 
 def test_logits_of_a_batch_are_bit_for_bit_those_of_its_images_alone() -> None:
@@ -31,6 +32,15 @@ def test_a_cpu_runs_images_together_once_the_warm_up_has_seen_that_it_changes_no
     costs = runtime.warm_up()
     assert (runtime._together, costs.sizes) == (8, (1,))
     assert np.array_equal(runtime.run(1, images), alone)
+
+
+def test_twice_as_many_images_run_together_where_maps_are_bytes() -> None:
+    runtime = OnnxRuntime(read(ROOT / "bundles" / "cifar10-int8"))
+    runtime.warm_up()
+    pixels = random_pixels(19, 32)
+    alone = np.concatenate([runtime._run_batch(0, pixels[row : row + 1]) for row in range(19)])
+    assert runtime._together == 16
+    assert np.array_equal(runtime.run(0, pixels), alone)
 
 
 def test_a_cpu_runs_images_alone_where_company_changes_a_bit() -> None:
