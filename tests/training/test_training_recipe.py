@@ -307,6 +307,7 @@ def test_what_it_is_exported_as_is_the_same_run() -> None:
     ("changes", "said"),
     [
         ({"export": {"pixels": True}}, "add fused"),
+        ({"export": {"pixels": True, "fused": True}, "data": {**SHORT_SIDE, "resize_to": 16}}, "can only stretch them"),
         ({"export": {"folder": "steps"}}, "take another folder"),
         ({"export": {"folder": "../elsewhere"}}, r"export\.folder"),
         ({"export": {"precision": "int4"}}, r"export\.precision"),
