@@ -78,10 +78,11 @@ def resized_crop(pictures: Tensor, boxes: Tensor, mirrored: Tensor, size: int) -
     """
     top, left, height, width = boxes.float()
     rows, columns = inside(top, height, size), mirror(inside(left, width, size), mirrored)
+    rows, columns = rows.to(pictures.device), columns.to(pictures.device)
     places = torch.stack([columns[:, None, :].expand(-1, size, -1), rows[:, :, None].expand(-1, -1, size)], -1)
     grid = (2 * places + 1) / pictures.shape[1] - 1
     planes = pictures.permute(0, 3, 1, 2).contiguous().float()
-    parts = functional.grid_sample(planes, grid.to(planes.device), padding_mode="border", align_corners=False)
+    parts = functional.grid_sample(planes, grid, padding_mode="border", align_corners=False)
     return parts.permute(0, 2, 3, 1).contiguous()
 
 
