@@ -16,7 +16,7 @@ from cascade.pixels import normalise
 from export.session import Array, Session
 from training.settings import DataConfig
 from training.sources import decode
-from training.splits import draw_dv, fingerprint, measure
+from training.splits import draw_dv, fingerprint, measured
 
 RUN = 100  # images that are run at once
 ENERGY_TOLERANCE = 1e-4
@@ -71,8 +71,7 @@ def load(config: DataConfig, calibration_images: int, *, quiet: bool = False) ->
     """
     decoded = decode(config, config.rule(), Console(stderr=True, quiet=quiet))
     train, dv = draw_dv(len(decoded.train_labels), config)
-    mean, std = measure(decoded.train_images, train)
-    rule = config.rule().model_copy(update={"mean": config.mean or mean, "std": config.std or std})
+    rule = measured(config, decoded.train_images, train)
     apart = np.setdiff1d(train, dv)
     drawn = np.random.default_rng([config.split_seed, 2]).permutation(apart)[:calibration_images]
 

@@ -2,7 +2,10 @@
 
 A small-image set fits the device whole, so neither CPU workers nor an image library stands in the way of training: a
 batch is one gather (which crops, pads and flips) and one multiply-add (which normalises). A set that is too large for
-memory is decoded once a process into a file that is mapped, and batches travel from there.
+memory is decoded once a process into a file that is mapped, and batches travel from there, as uint8.
+
+Where training takes random resized crops, the squares that are cropped may be larger than what a network sees: each is
+kept once, and D_v's images are its middle, which is what a server would make of the same file.
 """
 
 from __future__ import annotations
@@ -10,18 +13,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
 from cascade.manifest import Preprocess
 from cascade.pixels import scale_and_shift
+from training.crops import crop_flip, draw_boxes, resized_crop
 from training.methods.base import Batch
 from training.settings import Augment, DataConfig
-from training.sources import Decoded, decode
-from training.splits import draw_dv, fingerprint, measure
+from training.sources import decode
+from training.splits import draw_dv, fingerprint, measured
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,14 @@ class Split:
         images: (N, S, S, 3) uint8, the whole part.
         labels: (N,) int64, the whole part.
         index: (n,) int64, the samples that belong to this split.
+        pictures: (N, L, L, 3) uint8, L >= S, what resized crops are of; `images` are a view of its middle. None where
+            that is `images`.
     """
 
     images: Tensor
     labels: Tensor
     index: Tensor
+    pictures: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -44,6 +49,22 @@ class Split:
     def fingerprint(self) -> str:
         """sha256 over the indices and labels of the split's samples: which samples these are."""
         return fingerprint(self.index.cpu().numpy(), self.labels[self.index].cpu().numpy())
+
+    def to(self, device: torch.device, room: int) -> Split:
+        """The same on another device; itself, to be gathered from a batch at a time, if it is over `room` bytes."""
+        stored = self.images if self.pictures is None else self.pictures
+        if stored.numel() > room:
+            return self
+        moved, labels, index = (tensor.to(device) for tensor in (stored, self.labels, self.index))
+        if self.pictures is None:
+            return Split(moved, labels, index)
+        return Split(middle(moved, self.images.shape[1]), labels, index, moved)
+
+
+def middle(pictures: Tensor, size: int) -> Tensor:
+    """The middle `size` x `size` pixels of (N, L, L, 3), a view; L - `size` is even."""
+    around = (pictures.shape[1] - size) // 2
+    return pictures[:, around : around + size, around : around + size]
 
 
 @dataclass(frozen=True)
@@ -71,19 +92,9 @@ class Data:
         if device.type == "cpu":
             return self
         room = torch.cuda.mem_get_info(device)[0] // 4
-        train, test = (_moved(split.images, split.labels, device, room) for split in (self.train, self.test))
-        return replace(
-            self,
-            train=Split(*train, self.train.index.to(train[0].device)),
-            dv=Split(*train, self.dv.index.to(train[0].device)),
-            test=Split(*test, self.test.index.to(test[0].device)),
-        )
-
-
-def _moved(images: Tensor, labels: Tensor, device: torch.device, room: int) -> tuple[Tensor, Tensor]:
-    if images.numel() > room:
-        return images, labels
-    return images.to(device), labels.to(device)
+        train, test = self.train.to(device, room), self.test.to(device, room)
+        dv = Split(train.images, train.labels, self.dv.index.to(train.index.device))
+        return replace(self, train=train, dv=dv, test=test)
 
 
 def load(config: DataConfig, *, quiet: bool = False) -> Data:
@@ -92,25 +103,19 @@ def load(config: DataConfig, *, quiet: bool = False) -> Data:
     Raises:
         RecipeError: the data set is unknown, missing, or not what the recipe says.
     """
-    decoded = decode(config, config.rule(), Console(stderr=True, quiet=quiet))
+    decoded = decode(config, config.kept(), Console(stderr=True, quiet=quiet))
     train_index, dv_index = draw_dv(len(decoded.train_labels), config)
-    mean, std = measure(decoded.train_images, train_index)
-    rule = config.rule().model_copy(update={"mean": config.mean or mean, "std": config.std or std})
-    return _assemble(decoded, rule, train_index, dv_index, config.augment)
-
-
-def _assemble(
-    decoded: Decoded, rule: Preprocess, train: NDArray[np.int64], dv: NDArray[np.int64], augment: Augment
-) -> Data:
-    images, labels = torch.from_numpy(decoded.train_images), torch.from_numpy(decoded.train_labels)
-    test_images, test_labels = torch.from_numpy(decoded.test_images), torch.from_numpy(decoded.test_labels)
+    pictures, labels = torch.from_numpy(decoded.train_images), torch.from_numpy(decoded.train_labels)
+    test, test_labels = torch.from_numpy(decoded.test_images), torch.from_numpy(decoded.test_labels)
+    images = middle(pictures, config.size)
+    larger = pictures if pictures.shape[1] > config.size else None
     return Data(
         decoded.classes,
-        rule,
-        Split(images, labels, torch.from_numpy(train)),
-        Split(images, labels, torch.from_numpy(dv)),
-        Split(test_images, test_labels, torch.arange(len(test_labels))),
-        augment,
+        measured(config, images.numpy(), train_index),
+        Split(images, labels, torch.from_numpy(train_index), larger),
+        Split(images, labels, torch.from_numpy(dv_index)),
+        Split(middle(test, config.size), test_labels, torch.arange(len(test_labels))),
+        config.augment,
     )
 
 
@@ -129,8 +134,8 @@ class Batches:
         self.device = device
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """(B, S, S, 3) uint8 -> (B, 3, S, S) float32, channels last in memory."""
-        images = pixels.to(self.device).permute(0, 3, 1, 2).float()
+        """(B, S, S, 3) uint8, or float32 in [0, 255] -> (B, 3, S, S) float32, channels last in memory."""
+        images = pixels.to(self.device).permute(0, 3, 1, 2).to(torch.float32, copy=True)
         return images.mul_(self.scale).add_(self.shift)
 
     def plain(self, split: Split, size: int) -> Iterator[Batch]:
@@ -147,29 +152,21 @@ class Batches:
             augment: what to do to them.
             generator: on the CPU, so that every device draws the same numbers.
         """
+        crop = self._shifted if augment.area is None else self._resized
+        return self._batch(split, index, crop(split, index, augment, generator))
+
+    def _shifted(self, split: Split, index: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
         count, side = len(index), split.images.shape[1]
         offsets = torch.randint(0, 2 * augment.pad + 1, (2, count), generator=generator)
         mirrored = torch.randint(0, 2, (count,), generator=generator).bool() & augment.flip
-        pixels = crop_flip(split.images[index], offsets.to(index.device) - augment.pad, mirrored.to(index.device), side)
-        return self._batch(split, index, pixels)
+        return crop_flip(split.images[index], offsets.to(index.device) - augment.pad, mirrored.to(index.device), side)
+
+    def _resized(self, split: Split, index: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
+        assert augment.area is not None, "otherwise images are shifted"
+        pictures = split.images if split.pictures is None else split.pictures
+        boxes = draw_boxes(len(index), pictures.shape[1], augment.area, generator)
+        mirrored = torch.randint(0, 2, (len(index),), generator=generator).bool() & augment.flip
+        return resized_crop(pictures[index].to(self.device), boxes, mirrored, split.images.shape[1])
 
     def _batch(self, split: Split, index: Tensor, pixels: Tensor) -> Batch:
         return Batch(self.normalise(pixels), split.labels[index].to(self.device), index.to(self.device))
-
-
-def crop_flip(pixels: Tensor, offsets: Tensor, mirrored: Tensor, side: int) -> Tensor:
-    """Shift each image by its offsets, black where it runs out, then mirror some; one gather for the batch.
-
-    Args:
-        pixels: (B, side, side, 3) uint8.
-        offsets: (2, B) int64, down and right; negative is up and left.
-        mirrored: (B,) bool, left-right.
-        side: pixels.
-    """
-    steps = torch.arange(side, device=pixels.device)
-    rows = offsets[0][:, None] + steps
-    columns = offsets[1][:, None] + torch.where(mirrored[:, None], side - 1 - steps, steps)
-    inside = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[:, None, :]
-    samples = torch.arange(len(pixels), device=pixels.device)[:, None, None]
-    moved = pixels[samples, rows.clamp(0, side - 1)[:, :, None], columns.clamp(0, side - 1)[:, None, :]]
-    return moved * inside[..., None]

@@ -105,6 +105,15 @@ class Recipe(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _pixels_fit(self) -> Self:
+        if self.export is not None and self.export.pixels and self.data.resize != "stretch":
+            raise ValueError(
+                f"export.pixels brings images to size in the graph, which can only stretch them, and data.resize is "
+                f"{self.data.resize!r}: leave export.pixels out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _precisions_fit(self) -> Self:
         count = 1 if self.export is None else len(self.export.precision.split(","))
         stop = None if self.residual is None else self.residual.stop

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from cascade.combine import EnergyDefinition
 from cascade.fields import Name
@@ -24,10 +33,44 @@ class Frozen(BaseModel):
 
 
 class Augment(Frozen):
-    """Batched augmentation. `pad`: pixels of black around before a random crop. `flip`: mirror every second image."""
+    """Batched augmentation.
+
+    Attributes:
+        pad: pixels of black around before a random crop; default 4, or 0 beside `area`.
+        flip: mirror every second image.
+        area: the smallest and the largest share of a picture's area that a random resized crop takes, in (0, 1]; its
+            sides are 3:4 to 4:3, and it is brought to the network's size. Default no such crop.
+    """
 
     pad: Annotated[int, Field(ge=0, le=64)] = 4
     flip: bool = True
+    area: tuple[float, float] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _area_needs_no_pad(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("area") is not None:
+            return {"pad": 0, **given}
+        return given
+
+    @model_validator(mode="after")
+    def _crops_fit(self) -> Self:
+        if self.area is None:
+            return self
+        if not 0 < self.area[0] <= self.area[1] <= 1:
+            raise ValueError(
+                f"area {list(self.area)} should be the smallest and the largest share of a picture that a crop takes, "
+                "over 0 and 1 at most, such as [0.08, 1]"
+            )
+        if self.pad:
+            raise ValueError(f"pad {self.pad} and area are two ways to crop: set pad to 0, or area to null")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _unless_asked_for(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A recipe without `area` is the run that it was before there was such a key."""
+        plain: dict[str, Any] = serialize(self)
+        return {key: value for key, value in plain.items() if key != "area" or value is not None}
 
 
 class DataConfig(Frozen):
@@ -66,6 +109,7 @@ class DataConfig(Frozen):
     def _resizing_fits(self) -> Self:
         try:
             self.rule()
+            self.kept()
         except ValidationError as error:
             raise ValueError(reasons(error, Preprocess)) from None
         return self
@@ -80,6 +124,18 @@ class DataConfig(Frozen):
             mean=self.mean or (0, 0, 0),
             std=self.std or (1, 1, 1),
         )
+
+    def kept(self) -> Preprocess:
+        """How images are kept in training: by `rule`, but square up to `resize_to` where `augment.area` crops them.
+
+        The middle of such a picture is what `rule` gives, to the pixel. What is beside the square is lost, and a small
+        crop is enlarged from it; a training that decodes each file anew would take it from the whole file.
+        """
+        rule = self.rule()
+        if self.augment.area is None or rule.resize_to is None:
+            return rule
+        around = (rule.resize_to - rule.size) // 2
+        return rule.model_copy(update={"size": rule.size + 2 * around})
 
 
 class Runtime(Frozen):

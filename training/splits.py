@@ -7,9 +7,12 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+from cascade.manifest import Preprocess
 from training.settings import DataConfig, Rgb
 
 Index = NDArray[np.int64]
+
+AT_ONCE = 4096 * 32 * 32  # pixels whose squares are summed at once
 
 
 def draw_dv(samples: int, config: DataConfig) -> tuple[Index, Index]:
@@ -27,11 +30,20 @@ def draw_dv(samples: int, config: DataConfig) -> tuple[Index, Index]:
     return (np.setdiff1d(everything, dv) if config.dv_exclude else everything), dv
 
 
+def measured(config: DataConfig, images: NDArray[np.uint8], index: Index) -> Preprocess:
+    """The config's rule with the mean and the standard deviation that it names, or those of the given samples."""
+    if config.mean is not None and config.std is not None:
+        return config.rule()
+    mean, std = measure(images, index)
+    return config.rule().model_copy(update={"mean": config.mean or mean, "std": config.std or std})
+
+
 def measure(images: NDArray[np.uint8], index: Index) -> tuple[Rgb, Rgb]:
     """Mean and standard deviation of each channel over the given samples, in [0, 1] units, to six digits."""
     total, squares, count = np.zeros(3), np.zeros(3), 0
-    for start in range(0, len(index), 4096):
-        part = images[index[start : start + 4096]].reshape(-1, 3).astype(np.float64) / 255
+    step = min(4096, max(1, AT_ONCE // (images.shape[1] * images.shape[2])))
+    for start in range(0, len(index), step):
+        part = images[index[start : start + step]].reshape(-1, 3).astype(np.float64) / 255
         total, squares, count = total + part.sum(0), squares + (part**2).sum(0), count + len(part)
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))

@@ -25,9 +25,11 @@ from export.sources import opened
 from export.splits import Splits, check, load
 from export.verify import verify
 from tests.builders import profile
+from tests.training.folders import image_folder
 from training.data import load as load_for_training
 from training.evaluate import labels_of
 from training.run import Run
+from training.settings import Augment, DataConfig
 
 pytestmark = pytest.mark.train
 
@@ -66,6 +68,22 @@ def test_the_images_are_those_of_training(tiny_run: Run, splits: Splits) -> None
     assert splits.dv.rule == data.preprocess
     assert splits.dv.labels.tolist() == labels_of(data.dv).tolist()
     assert splits.test.labels.tolist() == labels_of(data.test).tolist()
+
+
+def test_the_images_of_a_training_with_resized_crops_are_those_that_it_is_judged_by(tmp_path: Path) -> None:
+    config = DataConfig(
+        name=f"imagefolder:{image_folder(tmp_path, side=31)}",
+        size=16,
+        resize="short_side",
+        resize_to=21,
+        augment=Augment(area=(0.08, 1)),
+        dv_fraction=0.3,
+    )
+    data, splits = load_for_training(config, quiet=True), load(config, 5, quiet=True)
+    assert data.train.pictures is not None
+    assert splits.dv.rule == data.preprocess
+    for ours, theirs in ((splits.dv, data.dv), (splits.test, data.test)):
+        assert np.array_equal(ours.pixels, theirs.images[theirs.index].numpy().transpose(0, 3, 1, 2))
 
 
 def test_what_calibrates_is_in_training_and_neither_in_dv_nor_in_test(tiny_run: Run, splits: Splits) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from PIL import Image
+from rich.console import Console
 from torch import Tensor
 
 from cascade.manifest import Preprocess
-from cascade.pixels import normalise
-from training.data import Batches, Data, Split, crop_flip, load
+from cascade.pixels import normalise, to_pixels
+from training.crops import draw_boxes, resized_crop
+from training.data import Batches, Data, Split, load
 from training.settings import Augment, DataConfig
+from training.sources import decode
 from training.splits import draw_dv, measure
 
 pytestmark = pytest.mark.train
@@ -34,28 +37,6 @@ def pixels_of(split: Split) -> list[bytes]:
 def random_pixels(count: int = 6, side: int = 5, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(1, 256, (count, side, side, 3), generator=generator, dtype=torch.uint8)
-
-
-def slow_crop_flip(pixels: Tensor, offsets: Tensor, mirrored: Tensor, pad: int) -> Tensor:
-    """Pad with black, cut a window out, mirror it: one image at a time."""
-    side = pixels.shape[1]
-    result = []
-    for image, down, right, mirror in zip(pixels.numpy(), *offsets.tolist(), mirrored.tolist(), strict=True):
-        padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
-        window = padded[pad + down : pad + down + side, pad + right : pad + right + side]
-        result.append(torch.from_numpy((window[:, ::-1] if mirror else window).copy()))
-    return torch.stack(result)
-
-
-@given(st.integers(0, 9), st.integers(1, 7), st.integers(0, 2**32))
-@settings(deadline=None)
-def test_crop_and_flip_of_a_batch_are_those_of_each_image(pad: int, side: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    pixels = random_pixels(6, side, seed)
-    offsets = torch.randint(-pad, pad + 1, (2, 6), generator=generator)
-    mirrored = torch.randint(0, 2, (6,), generator=generator).bool()
-    expected = slow_crop_flip(pixels, offsets, mirrored, pad)
-    assert torch.equal(crop_flip(pixels, offsets, mirrored, side), expected)
 
 
 def test_without_pad_and_flip_images_are_only_normalised() -> None:
@@ -94,6 +75,92 @@ def test_every_shift_and_both_directions_are_drawn(augment: Augment, shifts: int
     index = torch.zeros(2000, dtype=torch.int64)
     batch = Batches(RULE, CPU).augmented(split, index, augment, torch.Generator().manual_seed(0))
     assert len({image.numpy().tobytes() for image in batch.images}) == shifts * mirrors
+
+
+RESIZED: dict[str, Any] = {"augment": {"area": [0.25, 1]}, "size": 16, "resize": "short_side", "resize_to": 21}
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """A train and a test part of noise, 40 x 31 and 31 x 40 pixels."""
+    random = np.random.default_rng(0)
+    for part, count in (("train", 6), ("test", 2)):
+        for name, shape in (("tall", (40, 31, 3)), ("wide", (31, 40, 3))):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 256, shape).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / part / name / f"{number}.png")
+    return tmp_path
+
+
+def photographed(root: Path, **changes: Any) -> Data:
+    return load(DataConfig.model_validate({"name": f"imagefolder:{root}", **RESIZED, **changes}), quiet=True)
+
+
+@pytest.mark.parametrize("resize_to", [16, 20, 21])
+def test_images_are_the_middle_of_what_is_cropped_and_what_a_server_sees(photographs: Path, resize_to: int) -> None:
+    data = photographed(photographs, resize_to=resize_to)
+    kept = 16 if data.train.pictures is None else data.train.pictures.shape[1]
+    assert kept == 16 + (resize_to - 16) // 2 * 2
+    for split, part, where in ((data.dv, "train", 0), (data.train, "train", 6), (data.test, "test", 2)):
+        file = photographs / part / ("tall" if where == 0 else "wide") / "0.png"
+        expected = to_pixels(Image.open(file), data.preprocess).transpose(1, 2, 0)
+        assert np.array_equal(split.images[where].numpy(), expected)
+
+
+def test_a_training_batch_has_resized_crops_of_the_larger_pictures(photographs: Path) -> None:
+    data, index, seed = photographed(photographs), torch.tensor([3, 0, 7]), 5
+    batches = Batches(data.preprocess, CPU)
+    batch = batches.augmented(data.train, index, data.augment, torch.Generator().manual_seed(seed))
+    generator, pictures = torch.Generator().manual_seed(seed), data.train.pictures
+    assert pictures is not None
+    boxes = draw_boxes(3, 20, (0.25, 1), generator)
+    mirrored = torch.randint(0, 2, (3,), generator=generator).bool()
+    expected = batches.normalise(resized_crop(pictures[index], boxes, mirrored, 16))
+    assert torch.equal(batch.images, expected)
+    assert batch.images.shape == (3, 3, 16, 16)
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_resized_crops_are_mirrored_only_if_the_recipe_says_so() -> None:
+    right = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
+    right[:, :, 4:] = 255
+    split = Split(right, torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+    index = torch.zeros(64, dtype=torch.int64)
+    for flip in (False, True):
+        augment = Augment(area=(1, 1), flip=flip)
+        images = Batches(RULE, CPU).augmented(split, index, augment, torch.Generator().manual_seed(0)).images
+        brighter = images[..., 4:].mean((1, 2, 3)) > images[..., :4].mean((1, 2, 3))
+        assert bool(brighter.all()) is not flip
+        assert bool(brighter.any())
+
+
+def test_a_mapped_part_is_cropped_like_one_in_memory(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_memory, index = photographed(photographs), torch.arange(6)
+    monkeypatch.setattr("training.sources.IN_MEMORY_BYTES", 0)
+    mapped = photographed(photographs)
+    config = DataConfig.model_validate({"name": f"imagefolder:{photographs}", **RESIZED})
+    assert isinstance(decode(config, config.kept(), Console(quiet=True)).train_images, np.memmap)
+    assert mapped.preprocess == in_memory.preprocess
+    one, other = (
+        Batches(data.preprocess, CPU)
+        .augmented(data.train, index, data.augment, torch.Generator().manual_seed(0))
+        .images
+        for data in (in_memory, mapped)
+    )
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("resize_to", [16, 20])
+def test_what_is_over_the_room_on_a_device_stays_where_it_is(photographs: Path, resize_to: int) -> None:
+    split, elsewhere = photographed(photographs, resize_to=resize_to).train, torch.device("meta")
+    size = 12 * resize_to**2 * 3
+    assert split.to(elsewhere, room=size - 1) is split
+    moved = split.to(elsewhere, room=size)
+    assert {moved.images.device, moved.labels.device, moved.index.device} == {elsewhere}
+    assert moved.images.shape == split.images.shape
+    assert (moved.pictures is None) is (split.pictures is None)
+    assert moved.images.untyped_storage().nbytes() == size
 
 
 def test_plain_batches_give_every_sample_once_in_order() -> None:
@@ -142,6 +209,11 @@ def test_channels_are_measured_without_the_held_out_samples() -> None:
     part = data.train.images[data.train.index].numpy().reshape(-1, 3) / 255
     assert data.preprocess.mean == pytest.approx(part.mean(axis=0), abs=1e-6)
     assert data.preprocess.std == pytest.approx(part.std(axis=0), abs=1e-6)
+
+
+def test_large_images_are_measured_as_small_ones_are() -> None:
+    large = np.repeat(np.repeat(images := random_pixels(3, 4).numpy(), 300, axis=1), 300, axis=2)
+    assert measure(large, np.arange(3)) == measure(images, np.arange(3))
 
 
 def test_a_mean_and_std_that_are_given_are_used() -> None:

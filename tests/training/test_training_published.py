@@ -19,6 +19,7 @@ from training.models.families import FAMILIES
 from training.published import BASES, FOLDER, shipped
 from training.recipe import Recipe, load, parse
 from training.rehearsal import rehearse
+from training.schedule import learning_rate
 from training.settings import DESIGNED
 
 pytestmark = pytest.mark.train
@@ -85,7 +86,13 @@ def test_no_two_shipped_recipes_share_a_name_or_a_run() -> None:
 
 @pytest.mark.parametrize(
     ("path", "row"),
-    [("crd/res20_res110.yaml", "vid"), ("simkd/vgg8_vgg13.yaml", "simkd"), ("reskd/cifar100_res110.yaml", "res20-14")],
+    [
+        ("crd/res20_res110.yaml", "vid"),
+        ("simkd/vgg8_vgg13.yaml", "simkd"),
+        ("simkd/imagenet_res18_res50.yaml", "simkd_30"),
+        ("reskd/cifar100_res110.yaml", "res20-14"),
+        ("jointrd/imagenet_plain50.yaml", "kd"),
+    ],
 )
 def test_a_shipped_row_passes_the_rehearsal(path: str, row: str, tmp_path: Path) -> None:
     rehearse(load(FOLDER / path, (), row), tmp_path)
@@ -97,6 +104,17 @@ def test_every_shipped_row_that_needs_no_other_run_passes_the_rehearsal(path: Pa
     for recipe in rows_of(path):
         if recipe.student.start is None:
             rehearse(recipe, tmp_path)
+
+
+@pytest.mark.parametrize("epochs", [30, 60])
+def test_a_row_that_stops_early_learns_at_the_rates_that_the_whole_training_has_until_then(epochs: int) -> None:
+    path = FOLDER / "simkd/imagenet_res18_res50.yaml"
+    recipes = [load(path, (), row) for row in ("at", f"at_{epochs}")]
+    whole, part = (recipe.schedule_for(recipe.student.schedule) for recipe in recipes)
+    assert part.epochs == epochs
+    for epoch in range(epochs):
+        rates = [learning_rate(schedule, epoch / schedule.epochs) for schedule in (whole, part)]
+        assert rates[0] == rates[1] == pytest.approx(0.1 if epoch < 30 else 0.01)
 
 
 def test_a_row_is_put_over_the_recipe_by_its_keys(tmp_path: Path) -> None:

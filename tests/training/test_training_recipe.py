@@ -51,6 +51,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         data(augment={"blur": 1}),
         r"data\.augment\.blur: no such key; there are pad, flip",
     ),
+    "a crop of nothing": (data(augment={"area": [0, 1]}), r"area \[0.0, 1.0\] should be .*, such as \[0.08, 1\]"),
+    "a crop of more than a picture": (data(augment={"area": [0.08, 1.5]}), r"data\.augment: area .* 1 at most"),
+    "a largest crop before the smallest": (data(augment={"area": [1, 0.08]}), "the smallest and the largest share"),
+    "one share for both": (data(augment={"area": 0.08}), r"augment\.area: should be a list, such as \[a, b\]"),
+    "two ways to crop": (data(augment={"area": [0.08, 1], "pad": 4}), "set pad to 0, or area to null"),
     "an unknown key of the stopping rule": (
         {"residual": {"models": ["resnet8_a"], "stop": {"patience": 3}}},
         r"residual\.stop\.patience",
@@ -167,6 +172,20 @@ def test_preprocessing_that_fits_is_accepted(data: dict[str, Any]) -> None:
 )
 def test_a_setting_is_put_over_the_recipe(tmp_path: Path, setting: str, found: Any) -> None:
     assert found(load(written(tmp_path), (setting,)))
+
+
+def test_resized_crops_need_no_pad() -> None:
+    assert parse(document(**data(augment={"area": [0.08, 1]})), "recipe.yaml").data.augment.pad == 0
+
+
+def test_a_recipe_without_resized_crops_is_the_run_that_it_was_before_there_were_any() -> None:
+    augment = document()["data"]["augment"]
+    plain, null = (parse(document(**data(augment=each)), "tiny") for each in (augment, {**augment, "area": None}))
+    assert "area" not in plain.model_dump()["data"]["augment"]
+    assert null.run_id() == plain.run_id()
+    resized = parse(document(**data(augment={"area": [0.08, 1], "flip": False})), "tiny")
+    assert resized.model_dump()["data"]["augment"]["area"] == (0.08, 1)
+    assert resized.run_id() != plain.run_id()
 
 
 def test_later_settings_win(tmp_path: Path) -> None:
@@ -288,6 +307,7 @@ def test_what_it_is_exported_as_is_the_same_run() -> None:
     ("changes", "said"),
     [
         ({"export": {"pixels": True}}, "add fused"),
+        ({"export": {"pixels": True, "fused": True}, "data": {**SHORT_SIDE, "resize_to": 16}}, "can only stretch them"),
         ({"export": {"folder": "steps"}}, "take another folder"),
         ({"export": {"folder": "../elsewhere"}}, r"export\.folder"),
         ({"export": {"precision": "int4"}}, r"export\.precision"),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cascade.errors import RecipeError
 from tests.training.networks import Says, frozen, same, state, training_set
 from training import models
+from training.crops import inside
 from training.pictures import contact_sheet
 from training.settings import Augment
 from training.synthesis.base import Synthesis, adam, descend, in_eval_mode, probe, unlabelled
@@ -22,7 +23,7 @@ from training.synthesis.generator import Double, Generator, restart
 from training.synthesis.pool import ImagePool
 from training.synthesis.rows import Rows
 from training.synthesis.statistics import instance_means, norms_of, watched
-from training.synthesis.views import inside, part_view, taps, view, whole_view
+from training.synthesis.views import part_view, taps, view, whole_view
 
 pytestmark = pytest.mark.train
 

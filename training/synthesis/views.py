@@ -14,10 +14,10 @@ import math
 import torch
 from torch import Tensor
 
+from training.crops import RATIO, inside, mirror
 from training.settings import Augment
 
 AREA = 0.25, 1.0
-RATIO = 3 / 4, 4 / 3
 
 
 def whole_view(images: Tensor, augment: Augment) -> Tensor:
@@ -40,18 +40,6 @@ def part_view(images: Tensor, augment: Augment) -> Tensor:
     mirrored = torch.randint(2, (count,)).bool() & augment.flip
     rows, columns = inside(top, height, side), inside(left, width, side)
     return view(images, taps(rows, side), taps(mirror(columns, mirrored), side))
-
-
-def inside(start: Tensor, length: Tensor, side: int) -> Tensor:
-    """Where each of `side` pixels of a part lies in the image, (B, side), never off the part's outermost pixels."""
-    centres = (torch.arange(side) + 0.5) / side
-    places = start[:, None] + centres * length[:, None] - 0.5
-    return torch.minimum(torch.maximum(places, start[:, None]), (start + length - 1)[:, None].clamp(max=side - 1))
-
-
-def mirror(places: Tensor, mirrored: Tensor) -> Tensor:
-    """Turn round the rows of (B, side) that are to be mirrored."""
-    return torch.where(mirrored[:, None], places.flip(1), places)
 
 
 def taps(places: Tensor, side: int) -> Tensor:
