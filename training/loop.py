@@ -22,7 +22,7 @@ from cascade.errors import RecipeError
 from cascade.figures import accuracy, running_sums
 from training import checkpoint
 from training.data import Batches, Data
-from training.device import Device
+from training.device import Device, sent
 from training.evaluate import Logits, labels_of, logits_of
 from training.log import Log
 from training.losses import Losses
@@ -235,7 +235,7 @@ class _Run:
         generator = torch.Generator().manual_seed(seed_for(self.step.seed, self.step.name, self.epoch))
         places = torch.randperm(len(self.data.train), generator=generator)
         size = self.step.schedule.batch_size
-        kept = places[: self.batches_per_epoch * size].to(self.data.train.index.device)
+        kept = sent(places[: self.batches_per_epoch * size], self.data.train.index.device)
         return list(self.data.train.index[kept].split(size))
 
     def one_batch(self, index: Tensor) -> None:

@@ -12,6 +12,7 @@ Everything after the two forward passes is computed in float32, whatever the run
 from __future__ import annotations
 
 import dataclasses
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -146,9 +147,10 @@ def features(net: nn.Module | None, images: Tensor, *, preact: bool = False) -> 
     return dataclasses.replace(found, maps=maps, logits=found.logits.float(), pre_pool=found.pre_pool.float())
 
 
-def in_float32(images: Tensor) -> torch.autocast:
-    """Switch mixed precision off for a while."""
-    return torch.autocast(images.device.type, enabled=False)
+def in_float32(images: Tensor) -> AbstractContextManager[object]:
+    """Switch mixed precision off for a while, where the images' device knows of any."""
+    kind = images.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 @torch.no_grad()
