@@ -60,6 +60,7 @@ ELSEWHERE = {
     "cmi_simkd": "makes its own images",
     "dafl": "makes its own images",
     "finetune_kd": "goes on from another student",
+    "fsp": "compares networks of the same widths",
     "joint_rd": "networks of its own",
     "margin_kd": "networks of its own",
     "res_kd": "trains what follows a student",

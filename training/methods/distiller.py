@@ -117,6 +117,14 @@ class Distiller(Method):
             found[self.name] = self.config.weight * self.compare(student, teacher, batch)
         return found
 
+    def logits_alone(self, batch: Batch) -> dict[str, Tensor]:
+        """`ce`, and `kd` where it has a weight: of a method whose own term came before."""
+        target = None
+        if self.config.kd:
+            with torch.no_grad():
+                target = self.teacher(batch.images)
+        return self.labelled(self.student(batch.images).float(), target, batch.labels)
+
     def labelled(self, logits: Tensor, target: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
         """What needs logits alone: `ce` and `kd`, each where it has a weight."""
         config = self.config
