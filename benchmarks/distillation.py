@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from benchmarks.distillation_cost import Cost, Stepper, costs
+from benchmarks.runs import image_folder
 from cascade.errors import RecipeError
 from cascade.figures import accuracy
 from training import data as data_module
@@ -60,6 +61,7 @@ ELSEWHERE = {
     "cmi_simkd": "makes its own images",
     "dafl": "makes its own images",
     "finetune_kd": "goes on from another student",
+    "fsp": "compares networks of the same widths",
     "joint_rd": "networks of its own",
     "margin_kd": "networks of its own",
     "res_kd": "trains what follows a student",
@@ -135,7 +137,7 @@ class Comparison:
         if self.trial.data == "digits":
             return {"name": "digits", "size": SIZE, "augment": {"pad": 2, "flip": False}}
         return {
-            "name": f"imagefolder:{self.images}",
+            "name": image_folder(self.images),
             "size": SIZE,
             "train_per_class": PER_CLASS,
             "augment": {"pad": 2, "flip": True},

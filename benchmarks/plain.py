@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from benchmarks.runs import Result, Training, by_row, markdown, measure, read, spread, train
+from benchmarks.runs import Result, Training, by_row, image_folder, markdown, results_of, spread
 
 RESNET, PLAIN = "jointrd_resnet18_0.125_cifar", "jointrd_plain_keepds18_0.125_cifar"
 DIRAC = f"{PLAIN}_dirac"
@@ -83,7 +83,7 @@ def document(data: str, name: str, seed: int, epochs: int, student: dict[str, An
         "name": name,
         "seed": seed,
         "data": {
-            "name": f"imagefolder:{data}",
+            "name": image_folder(data),
             "size": SIZE,
             "augment": {"pad": 2},
             "train_per_class": 1000,
@@ -137,11 +137,8 @@ def table(trained: Sequence[Training], results: Sequence[Result]) -> str:
 def main(data: str, out: Path, seeds: tuple[int, ...], rows: tuple[str, ...], through: str, *, no_train: bool) -> None:
     """Train the rows, measure them, print the table."""
     everything = trainings(data, out, seeds)
-    path = out / "results.jsonl"
-    if not no_train:
-        wanted = [each for each in everything if not rows or each.row in (TEACHER, *rows)]
-        train(wanted, read(path), through)
-    print(table(everything, measure(everything, path)))
+    wanted = [] if no_train else [each for each in everything if not rows or each.row in (TEACHER, *rows)]
+    print(table(everything, results_of(everything, wanted, out, through)))
 
 
 if __name__ == "__main__":

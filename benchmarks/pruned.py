@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from benchmarks.runs import Result, Training, by_row, markdown, measure, read, spread, train
+from benchmarks.runs import Result, Training, by_row, image_folder, markdown, results_of, spread
 
 VGG19 = "vgg_8-8_16-16_32-32-32-32_64-64-64-64_64-64-64-64_prd"  # an eighth of the widths
 VGG11 = "vgg_8_16_32-32_64-64_64-64_prd"
@@ -62,7 +62,7 @@ def trainings(data: str, out: Path, seeds: Iterable[int]) -> list[Training]:
                 "name": f"pruned_{key}",
                 "seed": seed,
                 "data": {
-                    "name": f"imagefolder:{data}",
+                    "name": image_folder(data),
                     "size": SIZE,
                     "augment": {"pad": 2},
                     "train_per_class": 1000,
@@ -109,10 +109,7 @@ def table(trained: Sequence[Training], results: Sequence[Result]) -> str:
 def main(data: str, out: Path, seeds: tuple[int, ...], through: str, *, no_train: bool) -> None:
     """Train the rows, measure them, print the table."""
     everything = trainings(data, out, seeds)
-    path = out / "results.jsonl"
-    if not no_train:
-        train(everything, read(path), through)
-    print(table(everything, measure(everything, path)))
+    print(table(everything, results_of(everything, [] if no_train else everything, out, through)))
 
 
 if __name__ == "__main__":

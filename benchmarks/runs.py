@@ -68,6 +68,12 @@ class Result(Frozen):
     agreement: float | None = None
 
 
+def image_folder(path: str | Path) -> str:
+    """An image folder as recipes name it, however it was written: from the home folder on, where it lies there."""
+    whole, home = Path(path).expanduser().absolute(), Path.home()
+    return f"imagefolder:{Path('~') / whole.relative_to(home) if whole.is_relative_to(home) else whole}"
+
+
 def read(path: Path) -> list[Result]:
     """The results in a file; none if there is no file."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
@@ -116,6 +122,22 @@ def measure(trainings: Sequence[Training], path: Path) -> list[Result]:
         with path.open("a", encoding="utf-8") as file:
             file.write(results[-1].model_dump_json(exclude_none=True) + "\n")
     return results
+
+
+def results_of(
+    everything: Sequence[Training], wanted: Sequence[Training], out: Path, through: str = ""
+) -> list[Result]:
+    """Train what is wanted and has no result yet, then measure whatever is finished and was not.
+
+    Args:
+        everything: all runs of the table.
+        wanted: those to train, in order.
+        out: folder of the runs and of `results.jsonl`.
+        through: as of `train`.
+    """
+    path = out / "results.jsonl"
+    train(wanted, read(path), through)
+    return measure(everything, path)
 
 
 def measured(training: Training, data: Data) -> Result:

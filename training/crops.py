@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from training.device import sent
+
 RATIO = 3 / 4, 4 / 3
 TRIES = 10
 
@@ -78,7 +80,7 @@ def resized_crop(pictures: Tensor, boxes: Tensor, mirrored: Tensor, size: int) -
     """
     top, left, height, width = boxes.float()
     rows, columns = inside(top, height, size), mirror(inside(left, width, size), mirrored)
-    rows, columns = rows.to(pictures.device), columns.to(pictures.device)
+    rows, columns = (sent(places, pictures.device) for places in (rows, columns))
     places = torch.stack([columns[:, None, :].expand(-1, size, -1), rows[:, :, None].expand(-1, -1, size)], -1)
     grid = (2 * places + 1) / pictures.shape[1] - 1
     planes = pictures.permute(0, 3, 1, 2).contiguous().float()

@@ -20,6 +20,7 @@ from torch import Tensor
 from cascade.manifest import Preprocess
 from cascade.pixels import scale_and_shift
 from training.crops import crop_flip, draw_boxes, resized_crop
+from training.device import sent
 from training.methods.base import Batch
 from training.settings import Augment, DataConfig
 from training.sources import decode
@@ -129,13 +130,13 @@ class Batches:
 
     def __init__(self, rule: Preprocess, device: torch.device) -> None:
         scale, shift = scale_and_shift(rule)
-        self.scale = torch.from_numpy(scale).to(device)
-        self.shift = torch.from_numpy(shift).to(device)
+        self.scale = sent(torch.from_numpy(scale), device)
+        self.shift = sent(torch.from_numpy(shift), device)
         self.device = device
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(B, S, S, 3) uint8, or float32 in [0, 255] -> (B, 3, S, S) float32, channels last in memory."""
-        images = pixels.to(self.device).permute(0, 3, 1, 2).to(torch.float32, copy=True)
+        images = sent(pixels, self.device).permute(0, 3, 1, 2).to(torch.float32, copy=True)
         return images.mul_(self.scale).add_(self.shift)
 
     def plain(self, split: Split, size: int) -> Iterator[Batch]:
@@ -159,14 +160,16 @@ class Batches:
         count, side = len(index), split.images.shape[1]
         offsets = torch.randint(0, 2 * augment.pad + 1, (2, count), generator=generator)
         mirrored = torch.randint(0, 2, (count,), generator=generator).bool() & augment.flip
-        return crop_flip(split.images[index], offsets.to(index.device) - augment.pad, mirrored.to(index.device), side)
+        offsets, mirrored = (sent(drawn, index.device) for drawn in (offsets - augment.pad, mirrored))
+        return crop_flip(split.images[index], offsets, mirrored, side)
 
     def _resized(self, split: Split, index: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
         assert augment.area is not None, "otherwise images are shifted"
         pictures = split.images if split.pictures is None else split.pictures
         boxes = draw_boxes(len(index), pictures.shape[1], augment.area, generator)
         mirrored = torch.randint(0, 2, (len(index),), generator=generator).bool() & augment.flip
-        return resized_crop(pictures[index].to(self.device), boxes, mirrored, split.images.shape[1])
+        return resized_crop(sent(pictures[index], self.device), boxes, mirrored, split.images.shape[1])
 
     def _batch(self, split: Split, index: Tensor, pixels: Tensor) -> Batch:
-        return Batch(self.normalise(pixels), split.labels[index].to(self.device), index.to(self.device))
+        labels, index = (sent(known, self.device) for known in (split.labels[index], index))
+        return Batch(self.normalise(pixels), labels, index)

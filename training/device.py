@@ -86,6 +86,13 @@ class Device:
             distributed.barrier()
 
 
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device. The CPU does not wait until it is there: it leaves for a GPU from page-locked memory."""
+    if device.type == "cuda" and x.device.type == "cpu":
+        x = x.pin_memory()
+    return x.to(device, non_blocking=device.type != "cpu")
+
+
 def is_first() -> bool:
     """Whether this is the only process, or the first of those that torchrun has started."""
     return os.environ.get("RANK", "0") == "0"

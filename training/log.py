@@ -69,7 +69,7 @@ class Log:
             self._flush()
             self.writer = SummaryWriter(str(self.folder / "tensorboard" / step), purge_step=epochs_done + 1)
 
-    def advance(self, step: str, done: int, sums: dict[str, float]) -> None:
+    def advance(self, step: str, done: int) -> None:
         """`done` batches of the step are over."""
         self.progress.update(self.tasks[step], completed=done)
 

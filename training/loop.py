@@ -22,9 +22,10 @@ from cascade.errors import RecipeError
 from cascade.figures import accuracy, running_sums
 from training import checkpoint
 from training.data import Batches, Data
-from training.device import Device
+from training.device import Device, sent
 from training.evaluate import Logits, labels_of, logits_of
 from training.log import Log
+from training.losses import Losses
 from training.methods.base import Batch, Method, Phase
 from training.models.dirac import undecayed
 from training.pictures import contact_sheet
@@ -43,6 +44,7 @@ class Step:
         schedule: how long and how fast.
         folder: where the checkpoint lies.
         checkpoint_s: seconds between checkpoints inside an epoch.
+        read_s: seconds between looks at the losses; a run whose loss is no number goes on for so long and one batch.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Step:
     schedule: Schedule
     folder: Path
     checkpoint_s: float
+    read_s: float = 0.2
 
     @property
     def checkpoint(self) -> Path:
@@ -156,7 +159,7 @@ class _Run:
             )
         self.path = step.checkpoint
         self.epoch, self.batch = 0, 0
-        self.sums: dict[str, float] = {}
+        self.losses = Losses(step.name, 0, step.read_s)
         self.best: dict[str, Any] | None = None
         self.saved_at = time.monotonic()
         self.earlier: Logits | None = None
@@ -174,11 +177,13 @@ class _Run:
         for name, optimizer in self.method.optimizers().items():
             restore(optimizer, state["others"][name])
         self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.batch, self.sums = state["epoch"], state["batch"], dict(state["sums"])
+        self.epoch, self.batch = state["epoch"], state["batch"]
+        self.losses = Losses(self.step.name, self.epoch, self.step.read_s, state["sums"])
         self.best = state.get("best")
 
     def save(self) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint; of weights that a loss which is no number has moved there is none."""
+        sums = self.losses.read()
         self.saved_at = time.monotonic()
         self.device.wait()
         if not self.device.first:
@@ -191,7 +196,7 @@ class _Run:
             "scaler": self.scaler.state_dict(),
             "epoch": self.epoch,
             "batch": self.batch,
-            "sums": self.sums,
+            "sums": sums,
             "best": self.best,
         }
         checkpoint.save_checkpoint(self.path, state)
@@ -203,20 +208,22 @@ class _Run:
         self.method.train()
         started, first = time.perf_counter(), self.batch
         for index in self.order()[first:]:
-            sums = self.one_batch(index)
+            self.one_batch(index)
             self.batch += 1
-            log.advance(self.step.name, self.epoch * self.batches_per_epoch + self.batch, sums)
+            log.advance(self.step.name, self.epoch * self.batches_per_epoch + self.batch)
             if self.batch < self.batches_per_epoch and self.due():
                 self.save()
+        sums = self.losses.read()
         seconds = time.perf_counter() - started
         images = (self.batches_per_epoch - first) * self.step.schedule.batch_size
         self.device.share(self.method)
-        losses = {name: total / self.batches_per_epoch for name, total in self.sums.items()}
+        losses = {name: total / self.batches_per_epoch for name, total in sums.items()}
         figures = {f"loss/{name}": value for name, value in sorted(losses.items())}
         figures |= self.dv_figures()
         self.compare(figures)
         log.epoch(self.step.name, self.epoch + 1, figures, images / max(seconds, 1e-9))
-        self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.losses = Losses(self.step.name, self.epoch, self.step.read_s)
         self.save()
 
     def due(self) -> bool:
@@ -228,11 +235,11 @@ class _Run:
         generator = torch.Generator().manual_seed(seed_for(self.step.seed, self.step.name, self.epoch))
         places = torch.randperm(len(self.data.train), generator=generator)
         size = self.step.schedule.batch_size
-        kept = places[: self.batches_per_epoch * size].to(self.data.train.index.device)
+        kept = sent(places[: self.batches_per_epoch * size], self.data.train.index.device)
         return list(self.data.train.index[kept].split(size))
 
-    def one_batch(self, index: Tensor) -> dict[str, float]:
-        """The optimiser's step or steps of one batch; returns the epoch's sums of losses so far."""
+    def one_batch(self, index: Tensor) -> None:
+        """The optimiser's step or steps of one batch."""
         schedule, device = self.step.schedule, self.device
         seed = seed_for(self.step.seed, self.step.name, self.epoch, self.batch, device.rank)
         torch.manual_seed(seed)
@@ -246,33 +253,24 @@ class _Run:
             group["lr"] = learning_rate(schedule, done)
         for turn in range(self.method.turns()):
             self.one_step(replace(batch, turn=turn))
-        return self.sums
 
     def one_step(self, batch: Batch) -> None:
-        """Losses, gradients, and the optimiser's step; it leaves alone what has no gradient."""
+        """Losses, gradients, and the optimiser's step; it leaves alone what has no gradient.
+
+        Nothing in it waits for a GPU, but in fp16: there the scaler asks whether a gradient was infinite.
+        """
         with self.device.autocast():
             losses = self.method.losses(batch)
-        total = torch.stack(list(losses.values())).sum()
+        values = torch.stack(list(losses.values()))
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(total).backward()
+        self.scaler.scale(values.sum()).backward()
         self.device.average(self.parameters)
         if self.step.schedule.clip:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters, self.step.schedule.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.add(losses)
-
-    def add(self, losses: dict[str, Tensor]) -> None:
-        """Add a batch's losses to the epoch's sums."""
-        for name, loss in losses.items():
-            value = float(loss.detach())
-            if value != value or value in (float("inf"), float("-inf")):
-                raise RecipeError(
-                    f"{self.step.name}: loss {name!r} is {value} in epoch {self.epoch + 1}, batch {self.batch + 1}: "
-                    "lower schedule.lr, or set schedule.clip"
-                )
-            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.losses.add(self.batch, tuple(losses), values)
 
     def compare(self, figures: dict[str, float]) -> None:
         """Keep the weights if they are the best so far; of equals the first."""

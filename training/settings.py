@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -113,6 +114,11 @@ class DataConfig(Frozen):
         except ValidationError as error:
             raise ValueError(reasons(error, Preprocess)) from None
         return self
+
+    def source(self) -> str:
+        """The name, whichever way the path in it was written: absolute, without `~`, `..` and links."""
+        kind, _, path = self.name.partition(":")
+        return f"{kind}:{Path(path).expanduser().resolve()}" if kind == "imagefolder" and path else self.name
 
     def rule(self) -> Preprocess:
         """How an image becomes pixels; what they are normalised by is measured, unless it is given here."""

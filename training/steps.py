@@ -262,7 +262,10 @@ class _Trainer:
         Raises:
             RecipeError: its run's data differ.
         """
-        ours, theirs = (run.recipe.data.model_dump(exclude={"augment", "root"}) for run in (self.run, other))
+        configs = (run.recipe.data for run in (self.run, other))
+        ours, theirs = (
+            {**config.model_dump(exclude={"augment", "root"}), "name": config.source()} for config in configs
+        )
         if differ := sorted(key for key in ours if ours[key] != theirs[key]):
             raise RecipeError(
                 f"{key} {other.folder} was trained on other data: data.{', data.'.join(differ)} differ; "

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from benchmarks import plain, pruned
-from benchmarks.runs import Result, Training, by_row, markdown, measure, read, spread, train
+from benchmarks.runs import Result, Training, by_row, image_folder, markdown, measure, read, results_of, spread, train
 from tests.tiny_run import document, train_tiny
 from training.methods.base import find
 from training.models import build
@@ -61,6 +61,36 @@ def test_a_finished_run_is_measured_once_and_an_unfinished_one_is_left(tmp_path:
     assert found[0].teacher is not None
     assert found[0].agreement is not None
     assert measure([done, training(tmp_path)], tmp_path / "results.jsonl") == read(tmp_path / "results.jsonl") == found
+
+
+def test_runs_that_have_results_are_neither_trained_nor_measured_again(tmp_path: Path) -> None:
+    known, new = training(tmp_path), training(tmp_path, seed=1)
+    (tmp_path / "results.jsonl").write_text(result(known).model_dump_json() + "\n")
+    assert results_of([known, new], [known], tmp_path, through="false") == [result(known)]
+    with pytest.raises(subprocess.CalledProcessError):
+        results_of([known, new], [new], tmp_path, through="false")
+
+
+@pytest.mark.parametrize("written", ["~/images/", "~/images", "images", "{home}/images"])
+def test_a_folder_below_home_has_one_name_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert image_folder(written.format(home=tmp_path)) == "imagefolder:~/images"
+
+
+def test_a_folder_elsewhere_is_named_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert image_folder(tmp_path / "images") == f"imagefolder:{tmp_path / 'images'}"
+
+
+@pytest.mark.parametrize("trainings", [plain.trainings, pruned.trainings])
+def test_a_run_is_the_same_however_the_folder_of_its_images_is_written(
+    trainings: Callable[[str, Path, Iterable[int]], list[Training]],
+) -> None:
+    one, other = (trainings(str(data), Path("out"), (0,)) for data in (DATA, Path(DATA).expanduser()))
+    assert [each.run_id for each in one] == [each.run_id for each in other]
 
 
 def test_a_spread_is_a_mean_and_the_deviation_of_a_sample() -> None:

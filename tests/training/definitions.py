@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,6 +120,15 @@ def ft(s: Array, t: Array) -> float:
         a, b = (normalised((x**2).mean(0).ravel()) for x in (one, other))
         apart.append(abs(a - b).mean())
     return float(np.mean(apart))
+
+
+def fsp(s: Sequence[Array], t: Sequence[Array]) -> float:
+    def flow(maps: Sequence[Array]) -> Array:
+        one, other = matched(*maps)
+        found = [[[(a * b).mean() for b in y] for a in x] for x, y in zip(one, other, strict=True)]
+        return np.array(found)
+
+    return float(((flow(s) - flow(t)) ** 2).mean())
 
 
 def crd(scores: Array, z: float, samples: int) -> float:

@@ -39,8 +39,8 @@ class StopsAt(Log):
         super().__init__(folder, quiet=True)
         self.batches, self.epochs = batches, epochs
 
-    def advance(self, step: str, done: int, sums: dict[str, float]) -> None:
-        super().advance(step, done, sums)
+    def advance(self, step: str, done: int) -> None:
+        super().advance(step, done)
         if done == self.batches:
             raise Interrupted
 
@@ -50,10 +50,10 @@ class StopsAt(Log):
             raise Interrupted
 
 
-def plan(folder: Path, checkpoint_s: float = 1e-9, run_id: str = "ours", **schedule: Any) -> Step:
+def plan(folder: Path, checkpoint_s: float = 1e-9, run_id: str = "ours", read_s: float = 0.2, **schedule: Any) -> Step:
     """A step that checkpoints after every batch."""
     whole = Schedule.model_validate({**SCHEDULE, **schedule})
-    return Step("residual1", 1, run_id, whole, folder / "steps" / "residual1", checkpoint_s)
+    return Step("residual1", 1, run_id, whole, folder / "steps" / "residual1", checkpoint_s, read_s)
 
 
 def seen(batch_size: int) -> TrainingSet:

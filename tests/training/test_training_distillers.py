@@ -59,6 +59,7 @@ def made(name: str, nets: Networks | None = None, data: TrainingSet | None = Non
         ("pkt", "crd", (1, 0, 30000)),
         ("ab", "crd", (1, 0, 1)),
         ("ft", "crd", (1, 0, 200)),
+        ("fsp", "crd", (1, 0, 50)),
         ("nst", "crd", (1, 0, 50)),
         ("crd", "crd", (1, 0, 0.8)),
         ("crd", "simkd", (1, 1, 0.8)),

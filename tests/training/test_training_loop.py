@@ -268,7 +268,7 @@ def test_processes_but_the_first_write_nothing(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     with Log(None) as log:
         log.begin("student", 4, 0)
-        log.advance("student", 1, {})
+        log.advance("student", 1)
         log.epoch("student", 1, {"dv/accuracy": 0.5}, 100.0)
     assert not list(tmp_path.iterdir())
 

@@ -61,9 +61,10 @@ def test_a_phase_ends_with_its_last_epoch_whichever_is_best_of_what_follows(tmp_
     assert found.schedule.select == "last"
 
 
-def test_both_benchmarks_phases_are_an_eighth_of_what_follows() -> None:
-    phases = [method(name).phases()[0] for name in ("ab", "ft")]
-    assert [(phase.name, phase.share, phase.lr) for phase in phases] == [("init", 0.125, None), ("init", 0.125, 0.01)]
+def test_the_benchmarks_phases_are_an_eighth_of_what_follows() -> None:
+    phases = [method(name).phases()[0] for name in ("ab", "ft", "fsp")]
+    assert [(phase.name, phase.share) for phase in phases] == [("init", 0.125)] * 3
+    assert [phase.lr for phase in phases] == [None, 0.01, None]
 
 
 def test_activation_boundaries_weigh_the_stages_by_a_quarter_a_half_and_one() -> None:
@@ -80,8 +81,9 @@ def test_activation_boundaries_weigh_the_stages_by_a_quarter_a_half_and_one() ->
     assert how.losses(batch(*LABELS))["ab"].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_before_the_labels_come_boundaries_move_all_but_the_classifier() -> None:
-    how = first_phase("ab")
+@pytest.mark.parametrize("name", ["ab", "fsp"])
+def test_before_the_labels_come_all_but_the_classifier_moves(name: str) -> None:
+    how = first_phase(name)
     student = how.student
     assert isinstance(student, Network)
     start = {part: state(module) for part, module in student.named_children()}
@@ -107,14 +109,15 @@ def test_before_the_labels_come_a_last_batch_norm_is_as_it_was_and_only_read() -
 
 
 def test_the_labels_do_not_matter_before_they_come() -> None:
-    for name in ("ab", "ft"):
+    for name in ("ab", "ft", "fsp"):
         how = first_phase(name).eval()
         (one,), (other,) = (how.losses(batch(*labels)).values() for labels in (LABELS, LABELS[::-1]))
         assert torch.equal(one, other)
 
 
-def test_kd_may_stand_beside_the_labels_once_they_come() -> None:
-    kind, config = find({"name": "ab", "kd": 1})
+@pytest.mark.parametrize("name", ["ab", "fsp"])
+def test_kd_may_stand_beside_the_labels_once_they_come(name: str) -> None:
+    kind, config = find({"name": name, "kd": 1})
     found = kind(config, networks(), training_set()).losses(batch(*LABELS))
     assert set(found) == {"ce", "kd"}
     assert found["kd"] > 0
@@ -139,7 +142,7 @@ def test_the_paraphraser_learns_first_and_is_still_when_the_student_learns() -> 
 
 
 @pytest.mark.parametrize("batches", [2, 5])
-@pytest.mark.parametrize("name", ["ab", "ft"])
+@pytest.mark.parametrize("name", ["ab", "ft", "fsp"])
 def test_a_run_that_was_stopped_in_any_phase_ends_with_the_same_weights(
     tmp_path: Path, name: str, batches: int
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
-from torch import nn
 
 from cascade.errors import RecipeError
 from cascade.figures import mean_energy, running_sums
 from tests.tiny_run import DOCUMENT, tiny_recipe, train_tiny
 from tests.training.folders import COLOURS, image_folder
 from tests.training.networks import same, state
+from tests.training.quick_runs import EPOCH, KD, SMALL, VANILLA, quick
 from training import models
 from training.data import Batches, load
 from training.evaluate import evaluate, logits_of
@@ -28,21 +26,6 @@ from training.start import begin_from
 from training.steps import run_recipe
 
 pytestmark = pytest.mark.train
-
-EPOCH = {"epochs": 1, "batch_size": 256, "lr": 0.1, "policy": "cosine"}
-SMALL = "resnet8_0.125_a"
-VANILLA, KD = {"name": "vanilla"}, {"name": "kd"}
-QUICK: dict[str, Any] = {
-    "schedule": EPOCH,
-    "teacher": {"model": SMALL, "method": VANILLA},
-    "student": {"model": SMALL, "method": KD},
-    "residual": None,
-}
-
-
-def quick(folder: Path, **changes: Any) -> Run:
-    """A teacher and a student, an epoch each."""
-    return train_tiny(folder, **{**QUICK, **changes})
 
 
 def residual(**stop: Any) -> dict[str, Any]:
@@ -224,111 +207,6 @@ def test_images_of_the_test_part_change_nothing_that_is_trained(tmp_path: Path) 
         for name in ("one", "other")
     ]
     assert same(state(runs[0].network("student")[1]), state(runs[1].network("student")[1]))
-
-
-def test_a_teacher_can_be_taken_from_another_run(tiny_run: Run, tmp_path: Path) -> None:
-    run = quick(tmp_path, teacher={"run": str(tiny_run.folder)})
-    assert run.network("teacher")[0] == tiny_run.network("teacher")[0]
-    assert same(state(run.network("teacher")[1]), state(tiny_run.network("teacher")[1]))
-
-
-def test_a_teacher_of_other_data_is_refused(tiny_run: Run, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"trained on other data: data\.dv_fraction, data\.split_seed differ"):
-        quick(
-            tmp_path,
-            data={**DOCUMENT["data"], "split_seed": 1, "dv_fraction": 0.3},
-            teacher={"run": str(tiny_run.folder)},
-        )
-
-
-def test_a_run_without_a_teacher_gives_none(tmp_path: Path) -> None:
-    quick(tmp_path / "alone", teacher=None, student={"model": SMALL, "method": VANILLA})
-    with pytest.raises(RecipeError, match="has no finished teacher"):
-        quick(tmp_path / "next", teacher={"run": str(tmp_path / "alone")})
-
-
-def test_a_teacher_from_a_run_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="nowhere"):
-        quick(tmp_path / "run", teacher={"run": str(tmp_path / "nowhere")})
-
-
-def some_network(classes: int = 10) -> nn.Module:
-    torch.manual_seed(7)
-    return models.build(SMALL, classes)
-
-
-@pytest.mark.parametrize("kind", ["safetensors", "pth"])
-def test_a_teacher_can_be_loaded_from_a_weight_file(tmp_path: Path, kind: str) -> None:
-    weights = tmp_path / f"weights.{kind}"
-    net = some_network()
-    save_file(net.state_dict(), weights) if kind == "safetensors" else torch.save(net.state_dict(), weights)
-    run = quick(tmp_path / "run", teacher={"model": SMALL, "weights": str(weights)})
-    assert same(state(run.network("teacher")[1]), state(net))
-
-
-def test_a_torchvision_network_can_be_the_teacher(tmp_path: Path) -> None:
-    name = "torchvision:squeezenet1_1"
-    data = {**DOCUMENT["data"], "size": 32, "dv_fraction": 0.9}
-    torch.save(models.build(name, 10).state_dict(), tmp_path / "weights.pth")
-    run = quick(
-        tmp_path / "run",
-        data=data,
-        schedule={**EPOCH, "batch_size": 64},
-        teacher={"model": name, "weights": str(tmp_path / "weights.pth")},
-    )
-    assert run.network("teacher")[0] == name
-
-
-class Code:
-    """What somebody might hide in a weight file."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (Path("touched-by-a-pickle"),))
-
-
-@pytest.mark.parametrize("kind", ["torch", "pickle"])
-def test_code_in_a_weight_file_is_refused_and_not_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    weights = tmp_path / "weights.pth"
-    torch.save({"w": Code()}, weights) if kind == "torch" else weights.write_bytes(pickle.dumps(Code()))
-    with pytest.raises(RecipeError, match="cannot read the weights"):
-        quick(tmp_path / "run", teacher={"model": SMALL, "weights": str(weights)})
-    assert not (tmp_path / "touched-by-a-pickle").exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"w": torch.zeros(2)}, "are not of this network"),
-        (torch.zeros(2), "are not of this network"),
-        (some_network(7).state_dict(), "are not of this network"),
-        (None, "cannot read the weights"),
-    ],
-    ids=["another network", "a tensor", "other classes", "no file"],
-)
-def test_weights_that_do_not_fit_are_refused(tmp_path: Path, content: Any, message: str) -> None:
-    if content is not None:
-        torch.save(content, tmp_path / "weights.pth")
-    with pytest.raises(RecipeError, match=message):
-        quick(tmp_path / "run", teacher={"model": SMALL, "weights": str(tmp_path / "weights.pth")})
-
-
-def test_a_damaged_safetensors_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "weights.safetensors").write_bytes(b"\x10" * 100)
-    with pytest.raises(RecipeError, match="cannot read the weights"):
-        quick(tmp_path / "run", teacher={"model": SMALL, "weights": str(tmp_path / "weights.safetensors")})
-
-
-def test_a_teacher_that_knows_other_classes_is_refused(tmp_path: Path) -> None:
-    image_folder(tmp_path / "images", (20, 20, 20))
-    data = {**DOCUMENT["data"], "name": f"imagefolder:{tmp_path / 'images'}"}
-    donor = quick(tmp_path / "donor", data=data, schedule={**EPOCH, "batch_size": 16})
-    shutil.copytree(tmp_path / "images", tmp_path / "more")
-    image_folder(tmp_path / "images", (20,), names=("dog",))
-    with pytest.raises(RecipeError, match="knows 3 classes, the data has 4"):
-        quick(tmp_path / "run", data=data, schedule={**EPOCH, "batch_size": 16}, teacher={"run": str(donor.folder)})
 
 
 @pytest.mark.parametrize(

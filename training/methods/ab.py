@@ -8,17 +8,16 @@ multiplied by 3/1000.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from training.methods.base import Batch, Method, Networks, Phase, TrainingSet, register
+from training.methods.base import Batch, Networks, Phase, TrainingSet, register
+from training.methods.body import BodyPhase
 from training.methods.distiller import Distiller, DistillerConfig, Pair, Positive, features, in_float32
 from training.methods.fitnet import Regressor
-from training.models.contract import Network
 
 SCALE = 3 / 1000
 
@@ -47,15 +46,11 @@ class AB(Distiller):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """`ce`, and `kd` where it has a weight."""
-        target = None
-        if self.config.kd:
-            with torch.no_grad():
-                target = self.teacher(batch.images)
-        return self.labelled(self.student(batch.images).float(), target, batch.labels)
+        return self.logits_alone(batch)
 
 
-class Boundaries(Method):
-    """The first phase: connectors, stem and stages learn; what lies behind the stages stays as it is, in eval mode.
+class Boundaries(BodyPhase):
+    """The first phase.
 
     Args:
         config: AB's.
@@ -67,29 +62,11 @@ class Boundaries(Method):
     name = "ab"
 
     def __init__(self, config: AB.Config, nets: Networks, data: TrainingSet, shapes: Pair) -> None:
-        super().__init__(config, nets, data)
-        self.connectors = nn.ModuleList(
+        connectors = nn.ModuleList(
             nn.Identity() if student == teacher else Regressor("ab", student, teacher, relu=False)
             for student, teacher in shapes.stages
         )
-
-    def feature_modules(self) -> tuple[nn.Module, nn.Module]:
-        """Stem and stages of the student."""
-        assert isinstance(self.student, Network), "checked at construction of AB"
-        return self.student.stem, self.student.stages
-
-    def trainable(self) -> Iterator[nn.Parameter]:
-        """Connectors, stem and stages."""
-        for part in (*self.feature_modules(), self.connectors):
-            yield from part.parameters()
-
-    def train(self, mode: bool = True) -> Self:
-        """Training mode, for what learns alone."""
-        super().train(mode)
-        self.student.eval()
-        for part in self.feature_modules():
-            part.train(mode)
-        return self
+        super().__init__(config, nets, data, connectors)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """`ab`."""

@@ -20,6 +20,7 @@ from torch.nn import functional
 from cascade.errors import RecipeError
 from training.methods.aekd import AEKD, AdaptiveConfig
 from training.methods.base import Batch, Networks, TrainingSet, register
+from training.methods.count import Count
 from training.methods.min_norm import weights_of
 from training.methods.simkd import networks_of
 from training.models.contract import Network
@@ -55,8 +56,7 @@ class AEKDF(AEKD):
         self.shrinks = nn.ModuleList(
             nn.Identity() if reachable(ours[1], side) else shrink(side, ours[1]) for _, side in theirs
         )
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
-        self.seen: Tensor
+        self.batches_seen = Count(self, "seen")
 
     def hint_of(self, net: Network, images: Tensor) -> Tensor:
         """The map of the stage that gives hints."""
@@ -91,9 +91,9 @@ class AEKDF(AEKD):
         if not self.config.warm_up:
             return True
         if self.training:
-            self.seen += 1
+            self.batches_seen.put(int(self.batches_seen) + 1)
         processes = distributed.get_world_size() if distributed.is_initialized() else 1
-        return int(self.seen) > len(self.data.index) // (self.data.batch_size * processes)
+        return int(self.batches_seen) > len(self.data.index) // (self.data.batch_size * processes)
 
 
 def reachable(side: int, wanted: int) -> bool:

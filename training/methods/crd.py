@@ -129,6 +129,7 @@ class OtherClasses(nn.Module):
         if int((sizes > 0).sum()) < 2:
             raise RecipeError("method 'crd' contrasts classes, and all training samples have the same: add others")
         self.count = len(index)
+        self.least, self.most = (self.count - int(size) for size in (sizes.max(), sizes[sizes > 0].min()))
         self.register_buffer("by_class", index[labels.argsort(stable=True)], persistent=False)
         self.register_buffer("first", sizes.cumsum(0) - sizes, persistent=False)
         self.register_buffer("sizes", sizes, persistent=False)
@@ -141,13 +142,19 @@ class OtherClasses(nn.Module):
         sizes = self.sizes[labels][:, None]
         others = self.count - sizes
         places = (torch.rand(len(labels), count, device=labels.device, dtype=torch.float64) * others).long()
-        enough = others[:, 0] >= count
-        if enough.any():
-            keys = torch.rand(int(enough.sum()), self.count, device=labels.device)
-            keys[torch.arange(self.count, device=labels.device) >= others[enough]] = -1.0
-            places[enough] = keys.topk(count, dim=1, sorted=False).indices
+        if self.least >= count:
+            places = self.without_replacement(others, count)
+        elif self.most >= count:  # the one case in which the CPU waits for the device: some classes have enough
+            enough = others[:, 0] >= count
+            places[enough] = self.without_replacement(others[enough], count)
         # Samples lie class by class: whatever is behind the own class's lies that much further.
         return self.by_class[places + (places >= self.first[labels][:, None]) * sizes]
+
+    def without_replacement(self, others: Tensor, count: int) -> Tensor:
+        """`count` different places below each of `others` (B, 1), none of which is below `count`: (B, count) int64."""
+        keys = torch.rand(len(others), self.count, device=others.device)
+        none = torch.arange(self.count, device=others.device) >= others
+        return keys.masked_fill_(none, -1.0).topk(count, dim=1, sorted=False).indices
 
 
 def contrast(scores: Tensor, z: Tensor, samples: int) -> Tensor:

@@ -12,6 +12,7 @@ Everything after the two forward passes is computed in float32, whatever the run
 from __future__ import annotations
 
 import dataclasses
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -116,6 +117,14 @@ class Distiller(Method):
             found[self.name] = self.config.weight * self.compare(student, teacher, batch)
         return found
 
+    def logits_alone(self, batch: Batch) -> dict[str, Tensor]:
+        """`ce`, and `kd` where it has a weight: of a method whose own term came before."""
+        target = None
+        if self.config.kd:
+            with torch.no_grad():
+                target = self.teacher(batch.images)
+        return self.labelled(self.student(batch.images).float(), target, batch.labels)
+
     def labelled(self, logits: Tensor, target: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
         """What needs logits alone: `ce` and `kd`, each where it has a weight."""
         config = self.config
@@ -146,9 +155,10 @@ def features(net: nn.Module | None, images: Tensor, *, preact: bool = False) -> 
     return dataclasses.replace(found, maps=maps, logits=found.logits.float(), pre_pool=found.pre_pool.float())
 
 
-def in_float32(images: Tensor) -> torch.autocast:
-    """Switch mixed precision off for a while."""
-    return torch.autocast(images.device.type, enabled=False)
+def in_float32(images: Tensor) -> AbstractContextManager[object]:
+    """Switch mixed precision off for a while, where the images' device knows of any."""
+    kind = images.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 @torch.no_grad()

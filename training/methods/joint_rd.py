@@ -33,6 +33,7 @@ from torch.nn import functional
 from cascade.errors import RecipeError
 from training import models
 from training.methods.base import Batch, Method, MethodConfig, Networks, TrainingSet, register
+from training.methods.count import Count
 from training.methods.distiller import in_float32, shapes_of
 from training.methods.kd import kl
 from training.methods.margin_kd import (
@@ -90,7 +91,6 @@ class JointRD(Method):
             return self
 
     partner: Network | None
-    margin_epoch: Tensor
 
     def __init__(self, config: Config, nets: Networks, data: TrainingSet) -> None:
         student, external = staged(self.name, "student", nets.student), nets.teacher
@@ -119,7 +119,7 @@ class JointRD(Method):
             channels = mine[path - 1], its[path - 1]
             self.bridges[str(path)] = nn.Identity() if channels[0] == channels[1] else connector(*channels)
             self.distances[str(path)] = MapDistance(its[-1], its[-1], norm, config.distance)
-        self.register_buffer("margin_epoch", torch.tensor(-1))
+        self.margins_of = Count(self, "margin_epoch", -1)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """`ce` and `feature` of the student, the same with the path's number, and `teacher_ce` of one that learns."""
@@ -189,13 +189,13 @@ class JointRD(Method):
 
     def refresh_margins(self, epoch: int) -> None:
         """Take the margins of a teacher that learns anew, once an epoch."""
-        if self.partner is None or int(self.margin_epoch) == epoch:
+        if self.partner is None or int(self.margins_of) == epoch:
             return
         found = margins(self.norm[0])
         for distance in self.distances.values():
             assert isinstance(distance, MapDistance), "there are no others"
             distance.margin.copy_(found)
-        self.margin_epoch.fill_(epoch)
+        self.margins_of.put(epoch)
 
 
 class Tail(nn.Module):

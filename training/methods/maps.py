@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from training.device import sent
+
 EPSILON = 1e-12
 
 
@@ -32,7 +34,8 @@ def pooled(x: Tensor, height: int, width: int) -> Tensor:
     """Adaptive average pooling, (B, C, H, W) -> (B, C, height, width): cell i averages floor(iH/h)..ceil((i+1)H/h)."""
     if x.shape[2:] == (height, width):
         return x
-    rows, columns = (_cells(size, wanted).to(x) for size, wanted in zip(x.shape[2:], (height, width), strict=True))
+    sizes = zip(x.shape[2:], (height, width), strict=True)
+    rows, columns = (sent(_cells(size, wanted).to(x.dtype), x.device) for size, wanted in sizes)
     return rows @ x @ columns.T
 
 

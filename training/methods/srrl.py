@@ -32,8 +32,7 @@ class SRRL(Distiller):
         assert nets.teacher is not None, "checked at construction"
         if not isinstance(nets.teacher.classifier, nn.Linear):
             raise RecipeError("method 'srrl' reuses the teacher's linear classifier: take a teacher that ends in one")
-        # In a tuple: no parameters of ours.
-        self.classifier = nets.teacher.classifier.weight, nets.teacher.classifier.bias
+        self.classifier = (nets.teacher.classifier,)  # in a tuple: no submodule
         student, teacher = self.shapes.vector
         self.connector = nn.Sequential(
             nn.Conv2d(student, teacher, 1, bias=False), nn.BatchNorm2d(teacher), nn.ReLU(), nn.Flatten()
@@ -42,7 +41,7 @@ class SRRL(Distiller):
     def compare(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         """Of the vectors, and of the logits."""
         vector = self.connector(student.maps[-1][:, :, None, None])
-        logits = functional.linear(vector, *self.classifier)
+        logits = self.classifier[0](vector)
         return representation_loss(vector, teacher.maps[-1], logits, teacher.logits)
 
 

@@ -17,6 +17,7 @@ from torch.optim import Adam, Optimizer
 
 from cascade.errors import RecipeError
 from training.methods.base import Batch, Method, Networks, TrainingSet
+from training.methods.count import Count
 
 SHOWN = 64
 BETAS = 0.5, 0.999  # of Adam, for generators
@@ -29,19 +30,18 @@ class Synthesis(nn.Module):
         data: what they have to look like to the networks.
 
     Attributes:
-        made: batches so far.
+        batches_made: so far.
     """
 
     mean: Tensor
     std: Tensor
-    made: Tensor
 
     def __init__(self, data: TrainingSet) -> None:
         super().__init__()
         self.data = data
         self.register_buffer("mean", torch.tensor(data.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(data.std).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("made", torch.tensor(0))
+        self.batches_made = Count(self, "made")
 
     def normalised(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) in [0, 1] -> what a network is given."""

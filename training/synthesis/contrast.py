@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from training.device import sent
 from training.methods.maps import unit
 from training.synthesis.rows import Rows
 
@@ -46,7 +47,7 @@ class PairBank(nn.Module):
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
         """At most `count` pairs, none of them twice: parts (N, C) and wholes (N, C)."""
         order = torch.randperm(len(self.pairs), device="cpu")[:count]
-        local, whole = self.pairs.rows[order.to(self.pairs.rows.device)].split(self.channels, 1)
+        local, whole = self.pairs.rows[sent(order, self.pairs.rows.device)].split(self.channels, 1)
         return local, whole
 
     def add(self, local: Tensor, whole: Tensor) -> None:

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
+from training.device import sent
 from training.methods.base import Batch, MethodConfig, TrainingSet
 from training.methods.distiller import Positive
 from training.synthesis.base import SHOWN, Synthesis, adam, descend, unlabelled
@@ -60,18 +61,19 @@ class Generative(Synthesis):
 
     def batch(self) -> Batch:
         """New images, from a generator that has moved if it was its turn."""
-        if int(self.made) % self.config.student_steps == 0:
+        made = int(self.batches_made)
+        if made % self.config.student_steps == 0:
             for _ in range(self.config.generator_steps):
                 descend(self.judge(self.normalised(self.images(self.config.generator_batch))), self.optimizer)
         with torch.no_grad():
             images = self.images(self.data.batch_size)
-        self.made += 1
+        self.batches_made.put(made + 1)
         self.shown = images[:SHOWN]
         return unlabelled(self.normalised(images))
 
     def images(self, count: int) -> Tensor:
         """New ones, (count, 3, S, S) in [0, 1]."""
-        noise = torch.randn(count, self.config.noise).to(self.mean.device)
+        noise = sent(torch.randn(count, self.config.noise), self.mean.device)
         images: Tensor = self.generator(noise)
         return images
 

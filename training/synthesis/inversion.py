@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
+from training.device import sent
 from training.methods.base import Batch, MethodConfig, TrainingSet
 from training.methods.distiller import NonNegative, Positive
 from training.synthesis.base import SHOWN, Synthesis, adam, descend, probe
@@ -93,29 +94,31 @@ class Inversion(Synthesis):
 
     def batch(self) -> Batch:
         """Images from the pool, which has grown if it was time."""
-        if int(self.made) % self.config.student_steps == 0:
+        made = int(self.batches_made)
+        if made % self.config.student_steps == 0:
             self.synthesize()
-        self.made += 1
+        self.batches_made.put(made + 1)
         return self.pool.draw(self.data.batch_size)
 
     def synthesize(self) -> None:
         """Make a batch of images and remember it."""
         config, where = self.config, self.mean.device
         restart(self.generator)
-        noise = torch.randn(config.synthesis_batch, config.noise).to(where).requires_grad_()
-        labels = torch.randint(self.classes, (config.synthesis_batch,)).sort().values.to(where)
+        noise = sent(torch.randn(config.synthesis_batch, config.noise), where).requires_grad_()
+        labels = sent(torch.randint(self.classes, (config.synthesis_batch,)).sort().values, where)
         mover = adam(*self.generator.parameters(), noise, lr=config.generator_lr)
-        lowest, best = float("inf"), None
+        best: list[Tensor] = []
         for _ in range(config.synthesis_steps):
             images = self.generator(noise)
             loss, local, whole = self.judged(images, labels)
-            value = float(loss.detach())
-            if best is None or value < lowest:
-                lowest, best = value, (images.detach(), local.detach(), whole.detach())
+            found = [x.detach() for x in (loss, images, local, whole)]
+            if best:  # chosen on the device: to ask for the loss would be to wait for it
+                better = found[0] < best[0]
+                found = [torch.where(better, new, old) for new, old in zip(found, best, strict=True)]
+            best = found
             descend(loss, mover, self.optimizer)
-        assert best is not None, "there is one step at least"
-        self.pool.add(best[0])
-        self.bank.add(best[1], best[2])
+        self.pool.add(best[1])
+        self.bank.add(best[2], best[3])
 
     def judged(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What images (B, 3, S, S) in [0, 1] for labels (B,) are judged to be worth, and their features.

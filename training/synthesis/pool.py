@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from cascade.manifest import Preprocess
 from training.data import Batches, Split
+from training.device import sent
 from training.methods.base import Batch, TrainingSet
 from training.synthesis.rows import Rows
 
@@ -39,7 +40,7 @@ class ImagePool(nn.Module):
         places = torch.randperm(there)[:count] if there >= count else torch.randint(there, (count,))
         pixels = self.pixels.rows
         labels = torch.full((there,), -1, device=pixels.device)
-        index = places.to(pixels.device)
+        index = sent(places, pixels.device)
         rule = Preprocess(size=self.data.size, mean=self.data.mean, std=self.data.std)
         batches = Batches(rule, pixels.device)
         return batches.augmented(Split(pixels, labels, index), index, self.data.augment, torch.default_generator)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from training.crops import RATIO, inside, mirror
+from training.device import sent
 from training.settings import Augment
 
 AREA = 0.25, 1.0
@@ -49,5 +50,5 @@ def taps(places: Tensor, side: int) -> Tensor:
 
 def view(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """(B, 3, S, S) seen through (B, S, S) rows and columns."""
-    rows, columns = rows.to(images.device)[:, None], columns.to(images.device)[:, None]
+    rows, columns = (sent(x, images.device)[:, None] for x in (rows, columns))
     return rows @ images @ columns.transpose(2, 3)
