@@ -37,11 +37,13 @@ class Place:
         pipe: to the parent.
         channel: brings connections.
         counts: connections taken and closed, for the parent to read.
+        core: that its event loop keeps to; None for any.
     """
 
     pipe: Connection
     channel: socket.socket
     counts: Any
+    core: int | None = None
 
 
 class Seat:

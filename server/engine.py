@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from cascade.combine import EnergyDefinition, Sums, first, join
 from cascade.errors import DeadlineExceeded, NotReady, Overloaded, StageFailed
 from cascade.exits import Floats, Threshold, at, exits
+from server.cores import roam
 from server.costs import Costs
 from server.metrics import Metrics, ModelMetrics
 from server.outcome import Answered, Outcome, Request
@@ -87,7 +88,7 @@ class Engine:
         self._metrics: ModelMetrics = metrics.of_model(runtime.manifest.name, runtime.manifest.costs())
         self._clock = clock
         self._samples: dict[int, _Sample] = {}
-        self._thread = ThreadPoolExecutor(1, "run")
+        self._thread = ThreadPoolExecutor(1, "run", roam)
         self._may_inline, self._inline = inline, False
         self._busy = False
         self._pump_is_due = False

@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope
 from cascade.errors import CascadeError, DeadlineExceeded, RequestError
 from cascade.exits import Threshold
 from server.codec import Caps, Question, decode, encode, read_question
+from server.cores import roam
 from server.intake import Intake
 from server.journal import Record
 from server.models import Controls, Model, Models
@@ -69,7 +70,7 @@ class Predictor:
         self.models = models
         self.caps = Caps(settings.max_images, settings.max_pixels)
         self._timeout_s = settings.request_timeout_s
-        self._threads = ThreadPoolExecutor(settings.decode_threads, "decode")
+        self._threads = ThreadPoolExecutor(settings.decode_threads, "decode", roam)
         self.intake = Intake(
             settings.max_in_flight, settings.max_body_bytes, settings.max_buffered_bytes, settings.request_timeout_s
         )

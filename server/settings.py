@@ -81,6 +81,9 @@ class ServerSettings(BaseSettings):
     ] = None
     threads: Annotated[Positive, Field(description="threads a worker gives to one network on the CPU")] = 1
     decode_threads: Annotated[Positive, Field(description="threads a worker decodes requests in")] = 2
+    keep_cores: Annotated[
+        bool, Field(description="on the CPU, with one worker a core: keep each worker's event loop on its own core")
+    ] = True
     threshold: Annotated[float | None, Field(description="energy to be exceeded; default: the bundle's own")] = None
     profile: Annotated[str | None, Field(description="the bundles' thresholds of that name; not with a threshold")] = (
         None

@@ -8,9 +8,11 @@ import logging
 import os
 import signal
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import FrameType
 
+from server import cores
 from server.app import Application, Service, create_app
 from server.commands import Leaving, Up
 from server.control import Control
@@ -72,6 +74,9 @@ class Worker(Process):
         """Leave that to the parent too."""
 
     def _up(self) -> None:
+        if self._place.core is not None:
+            cores.keep_to(self._place.core)
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(initializer=cores.roam))
         self._saying = asyncio.create_task(self._say_up())
 
     async def _say_up(self) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cascade.errors import CascadeError
+from server import cores
 from server.commands import Command, Leaving, Request, Up
 from server.control import Control, Coordinator
 from server.door import SPAWN, Door, Place, Seat
@@ -45,6 +46,7 @@ class Hand:
 
     Args:
         settings: handed to it.
+        core: handed to it.
         target: what it runs.
         hear: answers what it asks.
 
@@ -54,13 +56,15 @@ class Hand:
         seat: its connections.
     """
 
-    def __init__(self, settings: ServerSettings, target: Target, hear: Callable[[Hand, Any], Any]) -> None:
+    def __init__(
+        self, settings: ServerSettings, core: int | None, target: Target, hear: Callable[[Hand, Any], Any]
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.up: asyncio.Future[None] = loop.create_future()
         self.gone: asyncio.Future[None] = loop.create_future()
         self.seat = Seat()
         ours, theirs = SPAWN.Pipe()  # both ways, so that a worker sees its parent go
-        place = Place(theirs, self.seat.theirs, self.seat.counts)
+        place = Place(theirs, self.seat.theirs, self.seat.counts, core)
         self.process = SPAWN.Process(target=target, args=(settings, place))
         try:
             self.process.start()
@@ -135,7 +139,7 @@ class Parent:
         self._coordinator = Coordinator(self._library, self._settings.reload_timeout_s)
         self._control = Control(self._coordinator.carry_out, lambda name, version: True)
         with _handlers(dict.fromkeys(SIGNALS, self._told_to_stop) | dict.fromkeys(HANG_UP, self._told_to_reload)):
-            posts = [loop.create_task(self._keep()) for _ in range(self._settings.workers)]
+            posts = [loop.create_task(self._keep(core)) for core in cores.of_workers(self._settings)]
             for post in posts:
                 post.add_done_callback(self._given_up)
             try:
@@ -146,10 +150,10 @@ class Parent:
                 await self._stop()
         return failure
 
-    async def _keep(self) -> None:
+    async def _keep(self, core: int | None) -> None:
         """Keep one place filled."""
         while True:
-            hand = Hand(self._settings, self._target, self._heard)
+            hand = Hand(self._settings, core, self._target, self._heard)
             self._hands.append(hand)
             hand.gone.add_done_callback(partial(self._mourn, hand))
             failure = await self._begin(hand)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from server import cores
 from server import worker as worker_module
 from server.commands import Commit, Prepare, Up
 from server.door import CLOSED, SPAWN, Place, Seat
@@ -38,9 +39,9 @@ def _signals_as_they_were() -> Iterator[None]:
 class FakeParent:
     """Speaks to one worker, from a thread of its own, and ends by going away."""
 
-    def __init__(self, script: Callable[[FakeParent], Awaitable[None]]) -> None:
+    def __init__(self, script: Callable[[FakeParent], Awaitable[None]], core: int | None = None) -> None:
         self.seat, (self.pipe, theirs) = Seat(), SPAWN.Pipe()
-        self.place = Place(theirs, self.seat.theirs, self.seat.counts)
+        self.place = Place(theirs, self.seat.theirs, self.seat.counts, core)
         self.said: list[Any] = []
         self._script = script
 
@@ -148,3 +149,19 @@ def test_a_client_that_does_not_speak_tls_is_hung_up_on_and_not_counted(keys: Pa
             assert await asyncio.to_thread(odd.recv, 65536) == b""
 
     FakeParent(script).run(tls_cert=keys / "cert.pem", tls_key=keys / "key.pem")
+
+
+@pytest.mark.usefixtures("logging_as_it_was")
+def test_a_worker_that_has_a_core_keeps_to_it_once_it_is_up() -> None:
+    core, main, found = min(cores.EVERY), threading.main_thread().native_id, []
+    assert main is not None
+
+    async def look(parent: FakeParent) -> None:
+        found.append(os.sched_getaffinity(main))
+        await parent.open_tiny()
+
+    try:
+        FakeParent(look, core).run()
+    finally:
+        cores.roam()
+    assert found == [{core}]

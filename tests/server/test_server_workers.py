@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from server import workers
+from server import cores, workers
 from server.library import Library
 from server.metrics import FOLDER_VARIABLE
 from server.port import PUBLIC
@@ -54,6 +54,14 @@ def test_a_signal_ends_the_workers_and_leaves_things_as_they_were(
     assert signal.getsignal(signal.SIGTERM) is handler
     assert os.environ[FOLDER_VARIABLE] == "before"
     assert not seen[0].exists()
+
+
+def test_each_of_as_many_workers_as_cores_is_given_its_own(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cores, "EVERY", frozenset({3, 8}))
+    assert parent_of(worker_targets.placed, listener, end_us, workers=2, bundle=tmp_path).run() is None
+    assert {path.name for path in tmp_path.iterdir()} == {"3", "8"}
 
 
 @pytest.mark.parametrize(

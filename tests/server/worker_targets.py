@@ -34,6 +34,12 @@ def speak(place: Place, hear: Callable[[Any], dict[tuple[str, str], str]], last_
     asyncio.run(say())
 
 
+def placed(settings: ServerSettings, place: Place) -> None:
+    """Write down the core it was given, then be steady."""
+    (settings.bundle[0] / str(place.core)).touch()
+    steady(settings, place)
+
+
 def steady(settings: ServerSettings, place: Place) -> None:
     """Get ready, and wait to be ended."""
     speak(place, lambda command: {})
