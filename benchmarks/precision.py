@@ -2,8 +2,9 @@
 
     python benchmarks/precision.py bundles/cifar10 bundles/cifar10-int8 --images ~/.cache/rescade/cifar10/test
 
-Decoding is left out. Every bundle has its turn in every round; figures are medians over the rounds, ratios are those
-of the medians to the first bundle's. In the cascade, samples that stay are collected into batches of the same size.
+Decoding is left out: every graph is given the pixels, as in the server. Every bundle has its turn in every round;
+figures are medians over the rounds, ratios are those of the medians to the first bundle's. In the cascade, samples that
+stay are collected into batches of the same size.
 """
 
 from __future__ import annotations
@@ -22,8 +23,7 @@ from cascade import bundle
 from cascade.bundle import Bundle
 from cascade.combine import first, join
 from cascade.exits import exits
-from cascade.pixels import normalise, to_pixels
-from export.pixel_input import taking
+from cascade.pixels import Pixels, to_pixels
 from export.session import Array, Session, sessions
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -49,17 +49,16 @@ def main(bundles: tuple[Path, ...], images: Path, count: int, rounds: int, batch
         Console().print(table)
 
 
-def load(folder: Path, count: int, read: Bundle) -> Array:
-    """Images as network input, (N, 3, S, S), drawn at random but always the same."""
+def load(folder: Path, count: int, read: Bundle) -> Pixels:
+    """Images, (N, 3, S, S) uint8, drawn at random but always the same."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix in {".jpg", ".jpeg", ".png"})
     drawn = np.random.default_rng(0).permutation(len(paths))[:count]
-    rule = read.manifest.preprocess
-    return normalise(np.stack([to_pixels(Image.open(paths[place]), rule) for place in drawn]), rule)
+    return np.stack([to_pixels(Image.open(paths[place]), read.manifest.preprocess) for place in drawn])
 
 
-def jobs_of(read: Bundle, inputs: Array, batch: int) -> dict[str, Callable[[], object]]:
+def jobs_of(read: Bundle, inputs: Pixels, batch: int) -> dict[str, Callable[[], object]]:
     """What is timed of a bundle: each stage over every image, and the cascade."""
-    opened = sessions(taking(read, "float32").models)
+    opened = sessions(read.models, read.manifest.preprocess)
 
     def alone(session: Session) -> Callable[[], object]:
         return lambda: session.in_batches(inputs, batch)
@@ -68,7 +67,7 @@ def jobs_of(read: Bundle, inputs: Array, batch: int) -> dict[str, Callable[[], o
     return {**stages, "adaptive": lambda: adaptive(read, opened, inputs, batch)}
 
 
-def adaptive(read: Bundle, opened: list[Session], inputs: Array, batch: int) -> Array:
+def adaptive(read: Bundle, opened: list[Session], inputs: Pixels, batch: int) -> Array:
     """The cascade's logits for every image: each stage over those that stay, in batches."""
     rule = read.manifest.exit
     logits, energies, _ = first(opened[0].in_batches(inputs, batch))
