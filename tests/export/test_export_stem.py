@@ -9,7 +9,9 @@ import pytest
 from cascade.files import Quantiser
 from cascade.manifest import Preprocess
 from cascade.pixels import normalise
+from export.count import count
 from export.precision import to_int8
+from export.profile import profile
 from export.session import Session
 from export.stem import Grid, rounds_to_grid, stem_of, takes_grid, widened, with_floats, without_floats
 from export.to_onnx import to_onnx
@@ -76,6 +78,13 @@ def test_floats_are_put_on_and_taken_off_without_a_trace(quantised: bytes) -> No
     model = onnx.load_model_from_string(quantised)
     assert (takes_grid(model), rounds_to_grid(model)) == (False, True)
     assert with_floats(without_floats(model), RULES["mid"]).SerializeToString() == quantised
+
+
+def test_what_brings_floats_to_the_grid_is_not_counted(quantised: bytes) -> None:
+    rounding = onnx.load_model_from_string(quantised)
+    alone = without_floats(rounding)
+    assert count(quantised) == count(alone.SerializeToString())
+    assert profile(rounding) == profile(alone)
 
 
 def test_the_graph_rounds_floats_as_the_server_does(quantised: bytes) -> None:
