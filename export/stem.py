@@ -26,7 +26,8 @@ from cascade.pixels import Pixels, grid_scale_and_shift, scale_and_shift
 PIXELS, IMAGES = "pixels", "images"
 SCALE, SHIFT, ONE, ZERO = "grid/scale", "grid/shift", "grid/one", "grid/zero"
 SCALED, FLOATS, PADDED, PADS, INSIDE = "grid/scaled", "grid/floats", "grid/padded", "grid/pads", "grid/inside"
-ADDED = ([SCALED, FLOATS, PIXELS], [SCALE, SHIFT, ONE, ZERO])  # nodes first, weights last: they bring floats to the grid
+# What brings floats to the grid: the first nodes, and the last weights.
+ADDED = [SCALED, FLOATS, PIXELS], [SCALE, SHIFT, ONE, ZERO]
 FIELD = "quantiser"
 ELSE = "the quantiser works otherwise than is known here; leave the stem in float"
 

@@ -56,9 +56,7 @@ def latencies(models: Sequence[bytes], size: Sequence[int], batches: Sequence[in
     """
     opened = [Session(model, f"network {number}") for number, model in enumerate(models)]
     cases: list[tuple[Session, Array | Pixels]] = [
-        (session, _noise(session, batch, side))
-        for session, side in zip(opened, size, strict=True)
-        for batch in batches
+        (session, _noise(session, batch, side)) for session, side in zip(opened, size, strict=True) for batch in batches
     ]
     found = _medians(cases, rounds)
     return [found[start : start + len(batches)] for start in range(0, len(found), len(batches))]

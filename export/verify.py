@@ -133,8 +133,8 @@ def check_signature(stage: Stage, session: Session, where: str) -> None:
 def _check_normalising(session: Session, pixels: Pixels, rule: Preprocess, where: str) -> None:
     """A graph that takes pixels normalises them by the bundle's rule, and takes what is normalised as well.
 
-    One on the grid of the pixels normalises nothing: this says that its grid is found again from what is normalised, and
-    the golden samples say by which rule that is.
+    One on the grid of the pixels normalises nothing: this says that the pixels are found again from what is normalised,
+    and the golden samples say by which rule that is.
     """
     if session.takes.dtype != "uint8":
         return

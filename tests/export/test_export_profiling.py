@@ -246,7 +246,7 @@ def test_data_that_is_resized_with_another_filter_is_refused(own: Path, tmp_path
     rule = read.manifest.preprocess.model_copy(update={"interpolation": "bicubic"})
     read = replace(read, manifest=read.manifest.model_copy(update={"preprocess": rule}))
     for data in (recipe(tmp_path), "digits"):
-        with pytest.raises(RecipeError, match=r"data\.interpolation is bilinear, the bundle has bicubic: give a folder"):
+        with pytest.raises(RecipeError, match=r"data\.interpolation is bilinear, the bundle has bicubic: give"):
             find(data, read, QUIET)
 
 
