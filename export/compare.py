@@ -11,8 +11,6 @@ from typing import Any
 
 import click
 import onnx
-from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Column, Table
 
 from cascade import bundle
@@ -20,6 +18,7 @@ from cascade.errors import CascadeError
 from export.pixel_input import taking
 from export.profile import Profile, profile
 from export.timing import latencies
+from training.terminal import console_for
 
 NAME_WIDTH = 32
 
@@ -148,13 +147,6 @@ def layers(found: Measured) -> Table:
         live = (f"{layer.live_bytes:,}", f"{layer.live_in_place_bytes:,}")
         table.add_row(layer.name, layer.kind, *(f"{count:,}" for count in counts), intensity, *live)
     return table
-
-
-def console_for(tables: Sequence[Table]) -> Console:
-    """Standard output; where a terminal or a pipe is too narrow for a figure, wider than that."""
-    console = Console()
-    unbound = console.options.update_width(10_000)
-    return Console(width=max(console.width, *(Measurement.get(console, unbound, table).minimum for table in tables)))
 
 
 def _names(head: str) -> Column:

@@ -10,13 +10,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cascade import bundle
-from export.compare import Measured, comparison, console_for, layers, profile_command
+from export.compare import Measured, comparison, layers, profile_command
 from export.profile import Layer, Profile
 from export.timing import latencies
 from tests.builders import onnx_model, write_tiny_bundle
 from training import models
 from training.models.count import macs
 from training.run import Run
+from training.terminal import console_for
 
 pytestmark = pytest.mark.train
 ROOT = Path(__file__).parents[2]
