@@ -11,8 +11,7 @@ from typing import Any
 
 import click
 import onnx
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from cascade import bundle
 from cascade.errors import CascadeError
@@ -20,6 +19,9 @@ from export.parts import load
 from export.pixel_input import bare, taking
 from export.profile import Profile, profile
 from export.timing import latencies
+from training.terminal import console_for
+
+NAME_WIDTH = 32
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def networks(source: str, size: int, classes: int) -> list[Network]:
         return [Network(f"{source} {step}", to_onnx(run.network(step)[1], side), side) for step in steps]
     from training.models import build
 
-    return [Network(source, to_onnx(build(source, classes), size), size)]
+    return [Network(source, to_onnx(build(source, classes, size), size), size)]
 
 
 def measure(found: Sequence[Network], batches: Sequence[int], rounds: int) -> list[Measured]:
@@ -123,32 +125,37 @@ def measure(found: Sequence[Network], batches: Sequence[int], rounds: int) -> li
 
 
 def comparison(found: Sequence[Measured]) -> Table:
-    """A row a figure, a column a network, and a column with the ratio to the first network for every other one."""
-    table = Table("for one image", title="profile", title_justify="left")
-    for place, each in enumerate(found):
-        table.add_column(each.name, justify="right")
-        if place:
-            table.add_column("ratio", justify="right")
+    """A row a figure and network, with its ratio to the first one's, so that a terminal holds any number of them."""
+    table = Table(
+        "for one image", _names("network"), _counts(""), _counts("ratio"), title="profile", title_justify="left"
+    )
     figures = [each.figures() for each in found]
-    for name, base in figures[0].items():
-        cells = [_number(base)]
-        for other in figures[1:]:
-            cells += [_number(other[name]), f"{other[name] / base:.3g}" if base else "-"]
-        table.add_row(name, *cells)
+    for figure, base in figures[0].items():
+        table.add_section()
+        table.add_row(figure, found[0].name, _number(base), "")
+        for each, own in zip(found[1:], figures[1:], strict=True):
+            table.add_row("", each.name, _number(own[figure]), f"{own[figure] / base:.3g}" if base else "-")
     return table
 
 
 def layers(found: Measured) -> Table:
     """A row a layer of one network."""
-    head = ("layer", "kind", "MACs", "weights, bytes", "moved, bytes", "FLOPs a byte", "live, bytes", "in place")
-    table = Table(*head, title=found.name, title_justify="left")
-    table.columns[0].overflow = "fold"
+    heads = ("MACs", "weights,\nbytes", "moved,\nbytes", "FLOPs\na byte", "live,\nbytes", "in\nplace")
+    table = Table(_names("layer"), _names("kind"), *map(_counts, heads), title=found.name, title_justify="left")
     for layer in found.profile.layers:
         counts = (layer.macs, layer.weight_bytes, layer.moved_bytes)
         intensity = "-" if layer.intensity is None else f"{layer.intensity:.2f}"
         live = (f"{layer.live_bytes:,}", f"{layer.live_in_place_bytes:,}")
         table.add_row(layer.name, layer.kind, *(f"{count:,}" for count in counts), intensity, *live)
     return table
+
+
+def _names(head: str) -> Column:
+    return Column(head, overflow="fold", max_width=NAME_WIDTH)
+
+
+def _counts(head: str) -> Column:
+    return Column(head, justify="right", no_wrap=True)
 
 
 def _number(value: float) -> str:
@@ -195,7 +202,7 @@ def profile_command(
         machine = {"system": platform.platform(), "processor": platform.machine()}
         click.echo(json.dumps({"machine": machine, "networks": [each.document() for each in measured]}, indent=2))
         return
-    console = Console()
-    console.print(comparison(measured))
-    for each in measured if by_layer else ():
-        console.print(layers(each))
+    tables = [comparison(measured), *(layers(each) for each in measured if by_layer)]
+    console = console_for(tables)
+    for table in tables:
+        console.print(table)

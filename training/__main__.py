@@ -24,6 +24,7 @@ from training.recipe import load
 from training.run import Run, open_run
 from training.steps import run_recipe
 from training.table import accuracy_table, network_line, published_line, recipe_lines, reuse_lines
+from training.terminal import console_for
 
 
 @click.group()
@@ -87,6 +88,8 @@ def evaluate_command(run: Path, *, as_json: bool, sweep: bool, quiet: bool) -> N
         Console().print(table)
     if evaluation.published is not None:
         click.echo(published_line(evaluation.published, evaluation.test))
+    if evaluation.agreement is not None:
+        click.echo(f"student and teacher agree on {evaluation.agreement:.2%} of the test images")
 
 
 @main.command("sparsity")
@@ -102,7 +105,8 @@ def sparsity_command(run: Path, *, as_json: bool, quiet: bool) -> None:
     if as_json:
         click.echo(sparsity.model_dump_json(indent=2))
     else:
-        Console().print(sparsity_table(sparsity))
+        table = sparsity_table(sparsity)
+        console_for([table]).print(table)
 
 
 @main.command("methods")

@@ -64,6 +64,14 @@ def summary(name: str, logits: Logits, split: Split) -> dict[str, Any]:
     return {"name": name, "accuracy": accuracy(logits, labels_of(split)), "energy": mean_energy(logits)}
 
 
+def agreement(one: Logits, other: Logits) -> float:
+    """Share of samples, in [0, 1], for which two networks' largest logits (N, K) are of one class.
+
+    Source: Park, No, "Prune Your Model Before Distill It", 2022, table 8.
+    """
+    return float((one.argmax(1) == other.argmax(1)).mean())
+
+
 class SweepRow(Frozen):
     """What one threshold gives: accuracy in [0, 1], mean MACs a sample, share of samples that leave at each stage."""
 
@@ -76,7 +84,8 @@ class SweepRow(Frozen):
 class Evaluation(Frozen):
     """Figures of a finished run, from torch's own networks, at the threshold of the recipe's rule.
 
-    `published` is the row of a paper's table that the run repeats, if it does.
+    `published` is the row of a paper's table that the run repeats, if it does; `agreement` is the share of test images,
+    in [0, 1], to which the student by itself and the teacher it had give the same class, if it had one.
     """
 
     threshold: float
@@ -85,6 +94,7 @@ class Evaluation(Frozen):
     dv_sweep: tuple[SweepRow, ...] = ()
     test_sweep: tuple[SweepRow, ...] = ()
     published: PublishedRow | None = None
+    agreement: float | None = None
 
 
 def evaluate(run: Run, *, sweep_thresholds: bool = False, quiet: bool = False) -> Evaluation:
@@ -119,6 +129,7 @@ def evaluate(run: Run, *, sweep_thresholds: bool = False, quiet: bool = False) -
         dv_sweep=tuple(SweepRow.model_validate(row) for row in sweep(dv, thresholds, definition)),
         test_sweep=tuple(SweepRow.model_validate(row) for row in sweep(test, thresholds, definition)),
         published=None if run.recipe.published is None else run.recipe.published.taken(),
+        agreement=None if test.teacher_logits is None else agreement(test.teacher_logits, test.stage_logits[0]),
     )
     checkpoint.write_json(run.folder / "evaluation.json", evaluation.model_dump(mode="json"))
     return evaluation

@@ -18,7 +18,7 @@ from training.settings import Frozen
 
 FOLDER = Path(__file__).with_name("recipes")
 BASES = "bases"
-HARMLESS = ("seed", "name", "runtime", "export", "data.root", "data.name")
+HARMLESS = ("seed", "name", "runtime", "export", "data.root")
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 
@@ -38,14 +38,15 @@ class Published(Frozen):
 
     Attributes:
         source: paper and tables.
-        figures: accuracy on the test images of all stages together, percent, by row; or mean and standard deviation.
+        figures: accuracy on the test images of all stages together, percent, by row; or mean and standard deviation;
+            None for a row that no paper has.
         rows: what each row puts over the recipe, by dotted keys; there may be more of them than figures.
         teacher: its accuracy, percent; where it differs from row to row, by row.
         row: the one that the recipe is; None where other settings made it something else.
     """
 
     source: str
-    figures: Annotated[dict[str, Percent | tuple[Percent, Percent]], Field(min_length=1)]
+    figures: Annotated[dict[str, Percent | tuple[Percent, Percent] | None], Field(min_length=1)]
     rows: dict[str, dict[str, Any]]
     teacher: Percent | dict[str, Percent] | None = None
     row: str | None
@@ -59,15 +60,17 @@ class Published(Frozen):
             raise ValueError(f"published.row {self.row!r} has no figure; there are {', '.join(self.figures)}")
         return self
 
-    def get(self, name: str) -> PublishedRow:
-        """One row with its figures."""
+    def get(self, name: str) -> PublishedRow | None:
+        """One row with its figures, if any were published."""
         figure = self.figures[name]
+        if figure is None:
+            return None
         mean, std = figure if isinstance(figure, tuple) else (figure, None)
         teacher = self.teacher.get(name) if isinstance(self.teacher, dict) else self.teacher
         return PublishedRow(name=name, source=self.source, mean=mean, std=std, teacher=teacher)
 
     def taken(self) -> PublishedRow | None:
-        """The row that the recipe is, if it is one."""
+        """The row that the recipe is, if it is one that was published."""
         return None if self.row is None else self.get(self.row)
 
 
@@ -95,9 +98,14 @@ def take_row(document: dict[str, Any], row: str, source: str) -> None:
 
 
 def forget_row(document: dict[str, Any], keys: Iterable[str]) -> None:
-    """A recipe whose settings were changed is no published row any more, unless the result should be the same."""
-    published = document.get("published")
-    changed = [key for key in keys if not any(f"{key}.".startswith(f"{harmless}.") for harmless in HARMLESS)]
+    """A recipe whose settings were changed is no published row any more, unless the result should be the same.
+
+    A folder of images is where somebody keeps a data set; any other name is another data set.
+    """
+    published, data = document.get("published"), document.get("data")
+    elsewhere = isinstance(data, dict) and str(data.get("name")).startswith("imagefolder:")
+    harmless = (*HARMLESS, *(("data.name",) if elsewhere else ()))
+    changed = [key for key in keys if not any(f"{key}.".startswith(f"{same}.") for same in harmless)]
     if changed and isinstance(published, dict):
         published["row"] = None
 

@@ -3,6 +3,7 @@
 A step's key is a hash of all that its weights depend on: seed, data, network, method, schedule, and the keys of the
 steps that it learned from; a network that a method reads from a file counts by its weights. It is not the run's id, so
 recipes that differ in a student share their teacher, and a teacher of two rounds of pruning is found in a run of seven.
+Images in a folder of one's own count by their names and sizes, so that steps are trained again when the folder changes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from training.recipe import Recipe
 from training.run import Run
 
 
-def step_key(recipe: Recipe, step: str, settings: dict[str, Any], inputs: Sequence[str]) -> str:
+def step_key(
+    recipe: Recipe, step: str, settings: dict[str, Any], inputs: Sequence[str], files: str | None = None
+) -> str:
     """The key of a step, 16 hex digits.
 
     Args:
@@ -28,8 +31,10 @@ def step_key(recipe: Recipe, step: str, settings: dict[str, Any], inputs: Sequen
         step: its name, which its random numbers depend on.
         settings: model, method, whole schedule, and whatever else is particular to it.
         inputs: keys of the steps that it learns from or begins with, in order.
+        files: what `files_digest` gives for the data.
     """
     data = recipe.data.model_dump(mode="json", exclude={"root"})
+    data |= {} if files is None else {"files": files}
     parts = {"seed": recipe.seed, "data": data, "step": step, "settings": settings, "inputs": list(inputs)}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -35,6 +35,7 @@ from training.rehearsal import rehearse
 from training.reuse import by_content, step_key, taken
 from training.run import Run, create, open_run
 from training.settings import DESIGNED, MagnitudeConfig, TeacherConfig
+from training.sources import files_digest
 from training.start import begin_from, take_body
 
 
@@ -288,7 +289,12 @@ class _Trainer:
         schedule = self.recipe.schedule_for(plan.schedule).model_dump(mode="json")
         settings = {"model": plan.model, "method": by_content(plan.method), "schedule": schedule, **plan.settings}
         inputs = [self.run.figures(step).get("key") or self.digest(step) for step in plan.inputs]
-        return step_key(self.recipe, plan.step, settings, inputs)
+        return step_key(self.recipe, plan.step, settings, inputs, self.files)
+
+    @functools.cached_property
+    def files(self) -> str | None:
+        """Which images a folder has."""
+        return files_digest(self.recipe.data)
 
     def digest(self, step: str) -> str:
         """What tells a network's weights from others, where they have no key."""

@@ -53,8 +53,10 @@ def recipe_lines(name: str, recipe: Recipe) -> list[str]:
     return lines
 
 
-def spoken(row: PublishedRow) -> str:
-    """A row's figure for a person: `74.12 +- 0.29`."""
+def spoken(row: PublishedRow | None) -> str:
+    """A row's figure for a person: `74.12 +- 0.29`; a dash for one that no paper has."""
+    if row is None:
+        return "-"
     return f"{row.mean:.2f}" if row.std is None else f"{row.mean:.2f} +- {row.std:.2f}"
 
 

@@ -10,10 +10,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cascade import bundle
-from export.compare import profile_command
+from export.compare import Measured, comparison, layers, profile_command
+from export.profile import Layer, Profile
 from export.timing import latencies
 from tests.builders import onnx_model, write_tiny_bundle
+from training import models
+from training.models.count import macs
 from training.run import Run
+from training.terminal import console_for
 
 pytestmark = pytest.mark.train
 ROOT = Path(__file__).parents[2]
@@ -49,12 +53,35 @@ def test_a_name_is_a_fresh_network_of_the_size_and_classes_that_are_asked_for() 
     assert last["macs"] == 16 * 5
 
 
+def test_a_network_that_depends_on_the_size_is_built_for_the_size_that_is_asked_for() -> None:
+    [found] = documents("vgg8", "--size", "64", "--classes", "200", "--no-time")
+    assert found["macs"] == macs(models.build("vgg8", 200, 64), 64) == 271_421_440
+
+
 def test_networks_stand_side_by_side_with_their_ratio(tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path / "tiny", stages=1)
     result = rescade_profile(tmp_path / "tiny", tmp_path / "tiny", "--no-time")
     assert result.exit_code == 0
-    [row] = [line for line in result.stdout.splitlines() if "MACs" in line]
-    assert [cell.strip() for cell in row.split("│")[1:-1]] == ["MACs", "11,904", "11,904", "1"]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines() if "11,904" in line]
+    assert [(row[0], *row[2:]) for row in rows] == [("MACs", "11,904", ""), ("", "11,904", "1")]
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_no_figure_and_no_name_is_cut_however_narrow_the_terminal(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    layer = Layer("node_Conv_50", "Conv", 1_115_605_504, 2_231_211_008, 1_009_437_184, 1_029_637_888, 3 << 30, 3 << 29)
+    names = ("jointrd_plain_keepds50_imagenet", "jointrd_plain_none50_imagenet")
+    found = [Measured(name, Profile(25_503_912, 102_015_664, (layer,)), {1: 0.1437}) for name in names]
+    tables = [comparison(found), layers(found[0])]
+    for table in tables:
+        console_for(tables).print(table)
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    for figure in ("1,115,605,504", "102,015,664", "1,029,637,888", "3,221,225,472", "143.7"):
+        assert figure in printed
+    assert all(name[:12] in printed and name[-4:] in printed for name in names)
 
 
 def test_every_layer_is_shown_on_request(tmp_path: Path) -> None:

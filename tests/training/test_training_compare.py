@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.pruning.compare import Layer, agreement, layers, smoothing
+from training.evaluate import agreement
+from training.pruning.compare import Layer, beside, layers, smoothing
 
 pytestmark = pytest.mark.train
 
@@ -18,6 +19,12 @@ def test_the_layer_table_ends_in_the_sum() -> None:
     table = layers({"stem.0.weight": (3, 4), "classifier.weight": (1, 6)})
     assert table[0] == Layer(layer="stem.0", kept=3, total=4)
     assert table[-1] == Layer(layer="total", kept=4, total=10)
+
+
+def test_a_student_of_another_number_of_layers_has_no_rows_beside_its_teacher() -> None:
+    teacher = layers({"stem.0.weight": (3, 4), "classifier.weight": (1, 6)})
+    assert beside([2], teacher) == beside([2, 1, 1], teacher) == ()
+    assert beside([2, 1], teacher)[-1] == Layer(layer="total", kept=3, total=10)
 
 
 def test_networks_agree_where_their_largest_logits_are_of_one_class() -> None:

@@ -11,6 +11,7 @@ from training import models
 from training.models.count import params
 from training.models.shapes import without_numbers
 from training.models.vgg import PRD
+from training.pruning.compare import beside, layers
 from training.pruning.design import Left, chain, designed
 from training.pruning.magnitude import prunable
 
@@ -60,6 +61,14 @@ def test_the_published_student_has_the_papers_weights_and_is_within_two_of_eq_9(
     assert sum(weight.numel() for _, weight in prunable(student)) == 4_153_613
     widths = [int(width) for width in PRD["vgg19_st79_prd"].replace("|", " ").split()]
     assert all(abs(one - other) <= 2 for one, other in zip(widths, chain([(9, n) for n in LEFT]), strict=True))
+
+
+def test_table_10_has_the_students_weights_beside_its_teachers_layer_by_layer() -> None:
+    teacher, student = shapes("vgg19_prd"), shapes("vgg19_st79_prd")
+    rows = beside((weight.numel() for _, weight in prunable(student)), layers(unpruned(teacher)))
+    assert [row.kept for row in rows] == [*PUBLISHED, 122 * 100, 4_153_613]
+    assert [row.total for row in rows[:2]] == [27 * 64, 9 * 64 * 64]
+    assert rows[-1].total == sum(weight.numel() for _, weight in prunable(teacher))
 
 
 def test_a_vggs_student_has_its_blocks_and_the_widths_of_eq_9_and_can_be_built() -> None:

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from cascade.errors import RecipeError
 from cascade.figures import Sample, energy_threshold, mean_energy, running_sums
 from cascade.manifest import Figures
 from cascade.replay import replay
-from tests.tiny_run import tiny_recipe
+from tests.tiny_run import tiny_recipe, train_tiny
+from training.__main__ import main
 from training.data import Batches, load
 from training.evaluate import Evaluation, evaluate, labels_of, logits_of, reference, threshold_for
 from training.models.count import macs
@@ -74,6 +76,21 @@ def test_each_sum_and_the_teacher_have_the_accuracy_of_their_logits(
     assert figures.teacher is not None
     assert figures.teacher.accuracy == (arrays["teacher"].argmax(1) == arrays["labels"]).mean()
     assert figures.teacher.energy == mean_energy(arrays["teacher"])
+
+
+def test_the_student_and_the_teacher_it_had_are_compared_class_by_class(tiny_run: Run, evaluation: Evaluation) -> None:
+    arrays = stored(tiny_run, "test")
+    assert evaluation.agreement == (arrays["teacher"].argmax(1) == arrays["student"].argmax(1)).mean()
+    shown = CliRunner().invoke(main, ["evaluate", str(tiny_run.folder), "--sweep", "--quiet"]).stdout
+    assert f"student and teacher agree on {evaluation.agreement:.2%} of the test images" in shown
+
+
+def test_a_student_without_a_teacher_agrees_with_nobody(tmp_path: Path) -> None:
+    student = {"model": "resnet8_0.125_a", "method": {"name": "vanilla"}}
+    quick = {"epochs": 1, "batch_size": 256, "lr": 0.05, "policy": "cosine"}
+    run = train_tiny(tmp_path / "run", teacher=None, student=student, residual=None, schedule=quick)
+    assert evaluate(run, quiet=True).agreement is None
+    assert "agree" not in CliRunner().invoke(main, ["evaluate", str(run.folder), "--quiet"]).stdout
 
 
 def test_logits_are_those_of_one_image_at_a_time_without_augmentation(tiny_run: Run, evaluation: Evaluation) -> None:

@@ -13,11 +13,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cascade.errors import RecipeError
-from tests.tiny_run import DOCUMENT
+from tests.tiny_run import DOCUMENT, tiny_recipe
 from tests.training.folders import image_folder
 from tests.training.networks import same, state
 from tests.training.quick_runs import EPOCH, SMALL, VANILLA, quick
 from training import models
+from training.reuse import step_key
 from training.run import Run
 
 pytestmark = pytest.mark.train
@@ -65,6 +66,24 @@ def test_data_of_another_folder_are_others(tmp_path: Path) -> None:
         RecipeError, match=r"trained on other data: data\.name differ; train the teacher in this recipe"
     ):
         quick(tmp_path / "run", data=ours, schedule=schedule, teacher={"run": str(donor.folder), "step": "student"})
+
+
+def test_a_step_is_trained_again_after_the_images_in_its_folder_changed(tmp_path: Path) -> None:
+    image_folder(tmp_path / "images", (20, 20, 20))
+    data = {**DOCUMENT["data"], "name": f"imagefolder:{tmp_path / 'images'}"}
+    changes = {"data": data, "schedule": {**EPOCH, "batch_size": 16}, "teacher": None, "student": ALONE}
+    first = quick(tmp_path / "first", **changes)
+    same_images = quick(tmp_path / "again", reuse=(first.folder,), **changes)
+    image_folder(tmp_path / "images", (20, 20, 20), seed=3, side=9)
+    others = quick(tmp_path / "others", reuse=(first.folder,), **changes)
+    assert same_images.figures("student") == first.figures("student")
+    assert not (same_images.folder / "metrics.jsonl").exists()
+    assert others.figures("student")["key"] != first.figures("student")["key"]
+    assert not same(state(others.network("student")[1]), state(first.network("student")[1]))
+
+
+def test_the_key_of_a_step_on_a_data_set_with_a_name_is_what_it_was() -> None:
+    assert step_key(tiny_recipe(), "student", {"model": "x"}, ["a"]) == "ffac7f9e4314b94f"
 
 
 def test_a_run_without_a_teacher_gives_none(tmp_path: Path) -> None:

@@ -118,6 +118,9 @@ def test_sparsity_says_what_is_left_and_what_it_changed(pruned_run: Run) -> None
     ]
     assert all(isinstance(item["smoothing"], float) for item in found["pruned"])
     assert 0 < found["agreement"] <= 1
+    assert found["agreement"] == evaluate(pruned_run, quiet=True).agreement
+    weights = [weight.numel() for _, weight in prunable(pruned_run.network("student")[1])]
+    assert [row["kept"] for row in found["student"]] == [*weights, sum(weights)]
 
 
 def test_sparsity_is_a_table_for_people(pruned_run: Run) -> None:
@@ -125,6 +128,11 @@ def test_sparsity_is_a_table_for_people(pruned_run: Run) -> None:
     assert "round4" in result.stdout
     assert "classifier" in result.stdout
     assert "agree on" in result.stdout
+    assert "…" not in result.stdout
+    [total] = [line.split("│")[1:-1] for line in result.stdout.splitlines() if "total" in line]
+    weights = sum(weight.numel() for _, weight in prunable(pruned_run.network("student")[1]))
+    whole = sum(weight.numel() for _, weight in prunable(pruned_run.network("teacher")[1]))
+    assert [cell.strip() for cell in total[-2:]] == [f"{weights:,}", f"{weights / whole:.2%}"]
 
 
 def test_a_run_in_which_nothing_was_pruned_has_no_sparsity(tiny_run: Run) -> None:

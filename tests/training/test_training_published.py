@@ -21,6 +21,7 @@ from training.recipe import Recipe, load, parse
 from training.rehearsal import rehearse
 from training.schedule import learning_rate
 from training.settings import DESIGNED
+from training.table import recipe_lines
 
 pytestmark = pytest.mark.train
 
@@ -92,6 +93,8 @@ def test_no_two_shipped_recipes_share_a_name_or_a_run() -> None:
         ("simkd/imagenet_res18_res50.yaml", "simkd_30"),
         ("reskd/cifar100_res110.yaml", "res20-14"),
         ("jointrd/imagenet_plain50.yaml", "kd"),
+        ("jointrd/cifar10_plain50.yaml", "naive"),
+        ("simkd/cifar10_res8x4_res32x4.yaml", "crd"),
     ],
 )
 def test_a_shipped_row_passes_the_rehearsal(path: str, row: str, tmp_path: Path) -> None:
@@ -137,6 +140,8 @@ def test_what_was_published_is_no_part_of_the_run(tmp_path: Path) -> None:
     [
         (("seed=7", "runtime.threads=1", "data.root=/tmp", "name=mine"), "kd"),
         (("schedule.epochs=3",), None),
+        (("data.name=imagefolder:/somewhere/digits",), "kd"),
+        (("data.name=cifar10",), None),
         (("seed=7", "data.size=16"), None),
     ],
 )
@@ -215,6 +220,32 @@ def test_a_teachers_figure_may_differ_from_row_to_row(tmp_path: Path) -> None:
     published = load(written(tmp_path, published={**PUBLISHED, "teacher": {"kd": 91}})).published
     assert published is not None
     assert [published.get(row).teacher for row in ("kd", "twice")] == [91, None]
+
+
+def test_a_row_that_no_paper_has_is_trained_like_any_other_and_listed_without_a_figure(tmp_path: Path) -> None:
+    path = written(tmp_path, published={**PUBLISHED, "figures": {"alone": None, "kd": 85.5}})
+    recipe = load(path, (), "alone")
+    assert recipe.published is not None
+    assert (recipe.teacher, recipe.published.row, recipe.published.taken()) == (None, "alone", None)
+    assert recipe_lines("mine", recipe)[-1].strip() == "*alone -, kd 85.50"
+
+
+def test_plain_cnn_50_on_cifar_10_has_its_rows_and_its_own_normalisation() -> None:
+    rows = {row: load(FOLDER / "jointrd/cifar10_plain50.yaml", (), row) for row in ("joint_rd", "naive", "resnet")}
+    assert {recipe.data.mean for recipe in rows.values()} == {(0.4914, 0.4822, 0.4465)}
+    assert {recipe.data.std for recipe in rows.values()} == {(0.2470, 0.2435, 0.2616)}
+    assert rows["joint_rd"].student.method["name"] == "joint_rd"
+    assert rows["naive"].student.model == "jointrd_plain_keepds50_cifar"
+    assert rows["naive"].teacher is rows["resnet"].teacher is None
+    baseline = rows["resnet"].schedule_for(rows["resnet"].student.schedule)
+    assert (baseline.epochs, baseline.policy, baseline.lr, baseline.weight_decay) == (300, "cosine", 0.1, 5e-4)
+
+
+def test_the_readme_counts_the_rows_that_papers_have() -> None:
+    recipes = [recipe for path in shipped() if (recipe := load(path)).published is not None]
+    figures = [figure for recipe in recipes if recipe.published for figure in recipe.published.figures.values()]
+    count = sum(figure is not None for figure in figures)
+    assert f"with {count} rows and their figures" in (Path(__file__).parents[2] / "README.md").read_text()
 
 
 def test_recipes_are_listed_with_their_rows() -> None:

@@ -124,8 +124,10 @@ def test_the_projection_of_a_plain_block_holds_back_the_norm_that_it_is_added_to
 
 
 def test_a_network_without_a_channel_that_can_go_is_refused() -> None:
-    with pytest.raises(RecipeError, match="no channel of this network that can go"):
+    with pytest.raises(RecipeError, match="no channel of this network that can go") as refused:
         slim(models.build("shufflenetv1", 5, 16), 0.3, 16)
+    assert "shuffled" in str(refused.value)
+    assert "Dirac" not in str(refused.value)  # those are folded before
 
 
 @pytest.mark.parametrize("name", [f"jointrd_plain_{kind}18_0.25_cifar_dirac" for kind in ("keepds", "none")])

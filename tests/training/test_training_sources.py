@@ -20,7 +20,16 @@ from cascade.pixels import to_pixels
 from tests.training.folders import COLOURS, image_folder
 from training.data import load
 from training.settings import DataConfig
-from training.sources import IN_MEMORY_BYTES, Decoded, Decoder, _listed, decode, digit_scans, split_by_class
+from training.sources import (
+    IN_MEMORY_BYTES,
+    Decoded,
+    Decoder,
+    _listed,
+    decode,
+    digit_scans,
+    files_digest,
+    split_by_class,
+)
 
 pytestmark = pytest.mark.train
 
@@ -323,3 +332,28 @@ def test_real_cifar_images_are_untouched_and_look_like_cifar(tmp_path: Path) -> 
     assert np.array_equal(data.test.images[0].numpy(), np.asarray(Image.open(first).convert("RGB")))
     assert data.preprocess.mean == pytest.approx((0.491, 0.482, 0.447), abs=0.05)
     assert data.preprocess.std == pytest.approx((0.247, 0.243, 0.262), abs=0.03)
+
+
+def test_the_digest_of_a_folder_changes_with_its_training_images_and_not_with_its_place(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        image_folder(tmp_path / name / "train")
+        image_folder(tmp_path / name / "test", (2, 2, 2))
+    one, other = (DataConfig(name=f"imagefolder:{tmp_path / name}") for name in ("one", "other"))
+    before = files_digest(one)
+    assert before == files_digest(other)
+    image_folder(tmp_path / "one" / "test", (3, 3, 3), seed=5)
+    assert files_digest(one) == before
+    (tmp_path / "one" / "train" / "ant" / "000.png").rename(tmp_path / "one" / "train" / "bee" / "999.png")
+    (tmp_path / "other" / "train" / "ant" / "000.png").write_bytes(b"another length")
+    assert len({before, files_digest(one), files_digest(other)}) == 3
+
+
+def test_images_that_are_not_kept_apart_are_all_in_the_digest(tmp_path: Path) -> None:
+    config = DataConfig(name=f"imagefolder:{image_folder(tmp_path)}")
+    before = files_digest(config)
+    (tmp_path / "cow" / "005.png").unlink()
+    assert before != files_digest(config)
+
+
+def test_a_data_set_with_a_name_needs_no_digest() -> None:
+    assert files_digest(DataConfig(name="digits")) is None

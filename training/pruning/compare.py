@@ -1,11 +1,11 @@
-"""What pruning did to a teacher, and a student's likeness to it, in numbers.
+"""What pruning did to a teacher, and what its student has instead, in numbers.
 
-Source: Park, No, "Prune Your Model Before Distill It", 2022, Eq. 7, tables 8 and 10.
+Source: Park, No, "Prune Your Model Before Distill It", 2022, Eq. 7 and table 10.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +28,21 @@ def layers(counts: Mapping[str, tuple[int, int]]) -> tuple[Layer, ...]:
     return (*rows, Layer(layer="total", kept=sum(row.kept for row in rows), total=sum(row.total for row in rows)))
 
 
-def agreement(one: Logits, other: Logits) -> float:
-    """Share of samples, in [0, 1], for which two networks' largest logits (N, K) are of one class. Source: table 8."""
-    return float((one.argmax(1) == other.argmax(1)).mean())
+def beside(student: Iterable[int], teacher: Sequence[Layer]) -> tuple[Layer, ...]:
+    """A dense student's weights, layer by layer and all together, out of those its teacher had before it was pruned.
+
+    Args:
+        student: weights of each of its layers, in order.
+        teacher: what `layers` gives.
+
+    Returns:
+        Rows under the teacher's names; none where the student has another number of layers. Source: table 10.
+    """
+    counts = list(student)
+    if len(counts) != len(teacher) - 1:
+        return ()
+    pairs = zip(teacher, [*counts, sum(counts)], strict=True)
+    return tuple(Layer(layer=row.layer, kept=count, total=row.total) for row, count in pairs)
 
 
 def smoothing(unpruned: Logits, pruned: Logits, labels: NDArray[np.int64]) -> float:

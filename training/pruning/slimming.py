@@ -46,8 +46,8 @@ def chosen(net: nn.Module, channels: Channels, rate: float, *, floor: int, share
         scales = {label: scale for label, scale in scales.items() if label not in channels.added}
     if not scales:
         raise RecipeError(
-            "slimming finds no channel of this network that can go: each is added, shuffled, made by a Dirac "
-            "convolution, or without a batch norm"
+            "slimming finds no channel of this network that can go: each is added to others, grouped, shuffled, "
+            "or without a batch norm right behind its convolution"
         )
     count = round(rate * len(scales))
     smallest = sorted(scales, key=lambda label: (scales[label], label))[:count]

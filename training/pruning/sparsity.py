@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from cascade.errors import RecipeError
 from cascade.fields import Frozen
 from training.data import Batches, load
 from training.device import choose
-from training.evaluate import labels_of, logits_of
-from training.pruning.compare import Layer, agreement, layers, smoothing
+from training.evaluate import agreement, labels_of, logits_of
+from training.pruning.compare import Layer, beside, layers, smoothing
+from training.pruning.magnitude import prunable
 from training.run import Run
 
 
@@ -28,10 +29,17 @@ class Pruned(Frozen):
 
 
 class Sparsity(Frozen):
-    """All of them in order, and how the one that taught agrees with the student: share of test images in [0, 1]."""
+    """What was pruned, and the student that learned from it.
+
+    Attributes:
+        pruned: all such teachers in order.
+        agreement: share of test images, in [0, 1], to which student and teacher give the same class.
+        student: its weights, layer by layer, out of the whole teacher's; empty where it has another number of layers.
+    """
 
     pruned: tuple[Pruned, ...]
     agreement: float
+    student: tuple[Layer, ...] = ()
 
 
 def sparsity_of(run: Run, *, quiet: bool = False) -> Sparsity:
@@ -59,7 +67,8 @@ def sparsity_of(run: Run, *, quiet: bool = False) -> Sparsity:
         smoother = None if step == "teacher" else smoothing(unpruned, logits, labels)
         found.append(Pruned(step=step, layers=layers(left.counts(nets[step])), smoothing=smoother))
     likeness = agreement(*logits_of([nets[teacher], nets[student]], data.test, batches))
-    return Sparsity(pruned=tuple(found), agreement=likeness)
+    weights = (weight.numel() for _, weight in prunable(nets[student]))
+    return Sparsity(pruned=tuple(found), agreement=likeness, student=beside(weights, found[-1].layers))
 
 
 def rounds(run: Run) -> list[str]:
@@ -71,14 +80,19 @@ def rounds(run: Run) -> list[str]:
 
 
 def sparsity_table(sparsity: Sparsity) -> Table:
-    """A row a layer, a column a pruned teacher: share of the weights left; of the last one their number too."""
+    """A row a layer: weights there were, weights left in the last pruned teacher, and the share left in each of them.
+
+    Where the student has as many layers, its weights too, and their share of the weights there were. Source: table 10.
+    """
+    figures = ["weights", "left", *(pruned.step.removeprefix("teacher_") for pruned in sparsity.pruned)]
+    figures += ["student", "share"] if sparsity.student else []
     caption = f"teacher and student agree on {sparsity.agreement:.2%} of the test images"
-    table = Table("layer", "weights", "left", caption=caption)
-    for pruned in sparsity.pruned:
-        table.add_column(pruned.step.removeprefix("teacher_"), justify="right")
-    for rows in zip(*(pruned.layers for pruned in sparsity.pruned), strict=True):
+    table = Table("layer", *(Column(name, justify="right", no_wrap=True) for name in figures), caption=caption)
+    for place, rows in enumerate(zip(*(pruned.layers for pruned in sparsity.pruned), strict=True)):
+        own = sparsity.student[place : place + 1]
         shares = (f"{row.kept / row.total:.2%}" for row in rows)
-        table.add_row(rows[0].layer, f"{rows[-1].total:,}", f"{rows[-1].kept:,}", *shares)
+        beside_it = (cell for row in own for cell in (f"{row.kept:,}", f"{row.kept / row.total:.2%}"))
+        table.add_row(rows[0].layer, f"{rows[-1].total:,}", f"{rows[-1].kept:,}", *shares, *beside_it)
     smoothings = ("-" if pruned.smoothing is None else f"{pruned.smoothing:+.4f}" for pruned in sparsity.pruned)
     table.add_row("smoothing, Eq. 7", "", "", *smoothings)
     return table
