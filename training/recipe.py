@@ -137,9 +137,13 @@ class Recipe(Frozen):
     def scaled(self, factor: float) -> Self:
         """The same recipe with every network's epochs multiplied, never below one; schedules are shares of them.
 
+        So is what else a method counts in epochs.
+
         Raises:
-            RecipeError: the factor is not in (0, 1000].
+            RecipeError: the factor is not in (0, 1000], or a method is none.
         """
+        from training.methods.base import stretched  # needs torch, which reading a recipe does not
+
         if not 0 < factor <= 1000:
             raise RecipeError(f"epochs cannot be multiplied by {factor}: take a factor over 0, and 1000 at most")
 
@@ -151,6 +155,8 @@ class Recipe(Frozen):
             changes: dict[str, Any] = {name: inside(inner) for name, inner in part if isinstance(inner, Frozen)}
             if "epochs" in (own := getattr(part, "schedule", {})):
                 changes["schedule"] = scaled(own)
+            if (method := getattr(part, "method", None)) is not None:
+                changes["method"] = stretched(method, factor)
             return part.model_copy(update=changes)
 
         if factor == 1:

@@ -10,6 +10,7 @@ import yaml
 
 from cascade.errors import RecipeError
 from tests.tiny_run import document
+from training.published import FOLDER
 from training.recipe import Recipe, load, parse
 from training.settings import Schedule, Stop
 
@@ -287,6 +288,23 @@ def test_scaling_reaches_pruning_and_slimming_too() -> None:
         "teacher.prune": 2,
         "student.slim": 2,
     }
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, 6), ({"horizon": 100}, 10), ({"horizon": 2}, 1)])
+def test_scaling_reaches_what_a_method_counts_in_epochs(given: dict[str, int], expected: int) -> None:
+    student = {**document()["student"], "method": {"name": "joint_rd", **given}}
+    assert parse(document(student=student), "tiny").scaled(0.1).student.method["horizon"] == expected
+
+
+def test_a_horizon_of_zero_epochs_stays_zero() -> None:
+    student = {**document()["student"], "method": {"name": "joint_rd", "horizon": 0}}
+    assert parse(document(student=student), "tiny").scaled(0.1).student.method["horizon"] == 0
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "jointrd").glob("cifar100_plain*.yaml")), ids=lambda path: path.stem)
+def test_the_paths_weight_falls_in_the_same_share_of_a_scaled_run(path: Path) -> None:
+    recipe = load(path).scaled(0.1)
+    assert (recipe.schedule.epochs, recipe.student.method["horizon"]) == (20, 6)
 
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, INFINITY, NAN])

@@ -94,11 +94,15 @@ class MethodConfig(BaseModel):
 
     Attributes:
         NETWORKS: those of the settings that name a file with a network; what is in it counts, not where it lies.
+        EPOCHS: those that count epochs, so that a training of other length has others.
+        INNER: those that are another method's name and settings.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     NETWORKS: ClassVar[tuple[str, ...]] = ()
+    EPOCHS: ClassVar[tuple[str, ...]] = ()
+    INNER: ClassVar[tuple[str, ...]] = ()
 
 
 class Method(nn.Module):
@@ -241,6 +245,19 @@ def find(settings: dict[str, Any]) -> tuple[type[Method], MethodConfig]:
         return method, method.Config.model_validate({k: v for k, v in settings.items() if k != "name"})
     except ValidationError as error:
         raise RecipeError(f"method {name!r}: {reasons(error, method.Config)}") from error
+
+
+def stretched(settings: dict[str, Any], factor: float) -> dict[str, Any]:
+    """A method's settings for a training of `factor` times the epochs; what counts epochs is 0 only if it was before.
+
+    Raises:
+        RecipeError: as `find`.
+    """
+    _, config = find(settings)
+    epochs = {key: getattr(config, key) for key in config.EPOCHS}
+    counted = {key: max(1, round(factor * value)) for key, value in epochs.items() if value}
+    inner = {key: stretched(settings[key], factor) for key in config.INNER if key in settings}
+    return {**settings, **counted, **inner}
 
 
 def described(config: type[MethodConfig]) -> list[str]:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -71,6 +71,8 @@ class JointRD(Method):
             path_kd: the same for the paths' logits, with the teacher that they run through.
             tau, t: weight and temperature of those two.
         """
+
+        EPOCHS: ClassVar[tuple[str, ...]] = ("horizon",)
 
         paths: tuple[int, ...] | None = None
         lam: Annotated[float, Field(ge=0)] = 1e-3
