@@ -2,7 +2,8 @@
 
 A method says at most eight things: its `Config`, its `losses`, what is `trainable`, whether the `teacher_learns`, what
 is `deployable`, with its `deployed_name` where that is another network than the student, which `phases` come before,
-how many `turns` a batch has, and which batches it learns from.
+how many `turns` a batch has, with the `own_turn` of what is deployable where that is not the first, and which batches
+it learns from.
 Drop a module into this package and it is found; nothing else is edited.
 
 The batches are those of the training set, unless `make_batch` says other: a method that makes its own images does so
@@ -166,6 +167,10 @@ class Method(nn.Module):
     def turns(self) -> int:
         """How often each batch is asked for its losses, every time followed by a step of what got a gradient."""
         return 1
+
+    def own_turn(self) -> int:
+        """The turn in which what is deployable moves."""
+        return 0
 
     def phases(self) -> tuple[Phase, ...]:
         """What is trained before, in order; made when the method is. A phase's method shares modules with this one."""

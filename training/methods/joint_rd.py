@@ -136,6 +136,10 @@ class JointRD(Method):
         """One, or two where a teacher learns: its own comes first."""
         return 1 if self.partner is None else 2
 
+    def own_turn(self) -> int:
+        """The last."""
+        return self.turns() - 1
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """`ce` and `feature` of the student, and the same with each path's number; `teacher_ce` in the turn before."""
         config, images = self.config, batch.images
