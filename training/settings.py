@@ -214,13 +214,19 @@ class MagnitudeConfig(Frozen):
         sparsity: share of the weights that shall be gone after the last round; as near to it as whole rounds come.
         share: of what is left that goes in each round.
         method: what each round trains with; default plain cross-entropy.
-        schedule: of each round; what differs from the recipe's.
+        schedule: of each round; what differs from the recipe's. The last weights go into the next round, whatever the
+            recipe selects, unless `select` is given here.
     """
 
     sparsity: Fraction = 0.79
     share: Fraction = 0.2
     method: dict[str, Any] = {"name": "vanilla"}
-    schedule: dict[str, Any] = {}
+    schedule: Annotated[dict[str, Any], Field(validate_default=True)] = {}
+
+    @field_validator("schedule")
+    @classmethod
+    def _no_early_stopping(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {"select": "last", **given}
 
 
 class SlimmingConfig(Frozen):

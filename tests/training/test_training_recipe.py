@@ -290,6 +290,20 @@ def test_scaling_reaches_pruning_and_slimming_too() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "last"), ({"epochs": 3}, "last"), ({"select": "dv_accuracy"}, "dv_accuracy")]
+)
+def test_a_rounds_last_weights_go_on_unless_its_own_schedule_selects_others(
+    given: dict[str, Any], expected: str
+) -> None:
+    schedule = {**document()["schedule"], "select": "dv_loss"}
+    teacher = {**TEACHER, "prune": {"schedule": given} if given else {}}
+    recipe = parse(document(**data(dv_exclude=True), schedule=schedule, teacher=teacher), "tiny")
+    selected = {part: recipe.schedule_for(own).select for part, own in recipe.trained().items()}
+    assert selected.pop("teacher.prune") == expected
+    assert set(selected.values()) == {"dv_loss"}
+
+
 @pytest.mark.parametrize(("given", "expected"), [({}, 6), ({"horizon": 100}, 10), ({"horizon": 2}, 1)])
 def test_scaling_reaches_what_a_method_counts_in_epochs(given: dict[str, int], expected: int) -> None:
     student = {**document()["student"], "method": {"name": "joint_rd", **given}}

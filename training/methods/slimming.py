@@ -1,6 +1,6 @@
 """Training for network slimming: a penalty that draws the scales of batch norms to zero, beside any method's losses.
 
-Source: Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", 2017, Eq. 1 with g = |.|, beside
+Source: Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", 2017, Eq. 1 with g = |.| and
 cross-entropy. "Residual Distillation" (JointRD), 2020, rebuttal, cuts plain networks that learn through a ResNet: their
 method goes on as it is, and `l1` joins it in the turn in which the student moves.
 What is cut afterwards is `training.pruning.slimming`.
