@@ -78,13 +78,14 @@ class Recipe(Frozen):
 
     def trained(self) -> dict[str, dict[str, Any]]:
         """The schedule settings of all that is trained, by where they are in the recipe."""
-        teacher, student = self.teacher, self.student
+        teacher, student, residual = self.teacher, self.student, self.residual
         parts = {
             **self.teachers_by_step(),
             "teacher.prune": None if teacher is None else teacher.prune,
             "student": student,
             "student.slim": student.slim,
-            "residual": self.residual,
+            "residual": residual,
+            "residual.slim": None if residual is None else residual.slim,
         }
         return {name: part.schedule for name, part in parts.items() if part is not None}
 
@@ -92,9 +93,9 @@ class Recipe(Frozen):
     def _starts_fit(self) -> Self:
         if self.residual is None or self.residual.start == "fresh":
             return self
-        if self.student.model == DESIGNED or self.student.slim is not None:
+        if self.student.model == DESIGNED or self.student.slim is not None or self.residual.slim is not None:
             raise ValueError(
-                "residual.start 'previous' hands weights on, and a student that was cut has no others: 'fresh'"
+                "residual.start 'previous' hands weights on, and what was cut has none for a whole network: say 'fresh'"
             )
         names = {self.student.model, *self.residual.models}
         if len(names) > 1 or any(name.startswith("torchvision:") for name in names):

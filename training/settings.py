@@ -247,6 +247,12 @@ class SlimmingConfig(Frozen):
     schedule: dict[str, Any] = {}
 
 
+class ResidualSlimming(SlimmingConfig):
+    """Channels cut from each res-student. The default method of the training that follows is `res_kd`."""
+
+    method: dict[str, Any] = {"name": "res_kd"}
+
+
 class NetworkConfig(Frozen):
     """One network to train.
 
@@ -335,6 +341,7 @@ class ResidualConfig(Frozen):
         schedule: what differs from the recipe's.
         stop: when there are enough.
         start: `fresh` begins from random weights, `previous` from the stage before, its classifier set to zero.
+        slim: cut each one's channels when it is trained, and train on; as for the student.
     """
 
     models: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -342,6 +349,13 @@ class ResidualConfig(Frozen):
     schedule: dict[str, Any] = {}
     stop: Stop = Stop(energy=0.9)
     start: Literal["fresh", "previous"] = "fresh"
+    slim: ResidualSlimming | None = None
+
+    @model_serializer(mode="wrap")
+    def _unless_asked_for(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A recipe without `slim` is the run that it was before there was such a key."""
+        plain: dict[str, Any] = serialize(self)
+        return {key: value for key, value in plain.items() if key != "slim" or value is not None}
 
 
 class ExitConfig(Frozen):

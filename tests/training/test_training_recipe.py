@@ -90,7 +90,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
             "student": {"model": "resnet8_a", "method": VANILLA, "slim": {"rate": 0.3}},
             "residual": {"models": ["resnet8_a"], "start": "previous"},
         },
-        "a student that was cut has no others",
+        "what was cut has none for a whole network",
+    ),
+    "a res-student that begins as one that was cut": (
+        {"residual": {"models": ["resnet8_a"], "start": "previous", "slim": {"rate": 0.3}}},
+        "what was cut has none for a whole network",
     ),
     "no data": ({"data": None}, "data"),
     "no student": ({"student": None}, "student"),
@@ -280,6 +284,7 @@ def test_scaling_reaches_pruning_and_slimming_too() -> None:
             schedule={"epochs": 100},
             teacher={**TEACHER, "prune": own},
             student={**document()["student"], "slim": {"rate": 0.3, **own}},
+            residual={**document()["residual"], "slim": {"rate": 0.3, **own}},
         ),
         "tiny",
     )
@@ -287,6 +292,7 @@ def test_scaling_reaches_pruning_and_slimming_too() -> None:
         **dict.fromkeys(recipe.trained()),
         "teacher.prune": 2,
         "student.slim": 2,
+        "residual.slim": 2,
     }
 
 

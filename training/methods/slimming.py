@@ -100,7 +100,7 @@ class Slimming(Method):
         """As the other method."""
         return self.inner.pictures()
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As the other method: it has all there is, and the student once."""
         return self.inner.state_dict(*args, **kwargs)
 
