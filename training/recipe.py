@@ -78,13 +78,14 @@ class Recipe(Frozen):
 
     def trained(self) -> dict[str, dict[str, Any]]:
         """The schedule settings of all that is trained, by where they are in the recipe."""
-        teacher, student = self.teacher, self.student
+        teacher, student, residual = self.teacher, self.student, self.residual
         parts = {
             **self.teachers_by_step(),
             "teacher.prune": None if teacher is None else teacher.prune,
             "student": student,
             "student.slim": student.slim,
-            "residual": self.residual,
+            "residual": residual,
+            "residual.slim": None if residual is None else residual.slim,
         }
         return {name: part.schedule for name, part in parts.items() if part is not None}
 
@@ -92,9 +93,9 @@ class Recipe(Frozen):
     def _starts_fit(self) -> Self:
         if self.residual is None or self.residual.start == "fresh":
             return self
-        if self.student.model == DESIGNED or self.student.slim is not None:
+        if self.student.model == DESIGNED or self.student.slim is not None or self.residual.slim is not None:
             raise ValueError(
-                "residual.start 'previous' hands weights on, and a student that was cut has no others: 'fresh'"
+                "residual.start 'previous' hands weights on, and what was cut has none for a whole network: say 'fresh'"
             )
         names = {self.student.model, *self.residual.models}
         if len(names) > 1 or any(name.startswith("torchvision:") for name in names):
@@ -137,9 +138,13 @@ class Recipe(Frozen):
     def scaled(self, factor: float) -> Self:
         """The same recipe with every network's epochs multiplied, never below one; schedules are shares of them.
 
+        So is what else a method counts in epochs.
+
         Raises:
-            RecipeError: the factor is not in (0, 1000].
+            RecipeError: the factor is not in (0, 1000], or a method is none.
         """
+        from training.methods.base import stretched  # needs torch, which reading a recipe does not
+
         if not 0 < factor <= 1000:
             raise RecipeError(f"epochs cannot be multiplied by {factor}: take a factor over 0, and 1000 at most")
 
@@ -151,6 +156,8 @@ class Recipe(Frozen):
             changes: dict[str, Any] = {name: inside(inner) for name, inner in part if isinstance(inner, Frozen)}
             if "epochs" in (own := getattr(part, "schedule", {})):
                 changes["schedule"] = scaled(own)
+            if (method := getattr(part, "method", None)) is not None:
+                changes["method"] = stretched(method, factor)
             return part.model_copy(update=changes)
 
         if factor == 1:

@@ -25,7 +25,7 @@ from training.pruning.design import designed
 from training.pruning.magnitude import Masks
 from training.recipe import Recipe
 from training.run import Run, open_run
-from training.settings import DESIGNED, TeacherConfig
+from training.settings import DESIGNED, ResidualConfig, SlimmingConfig, TeacherConfig
 from training.start import take_body
 
 
@@ -73,10 +73,7 @@ def rehearse(recipe: Recipe, folder: Path) -> None:
                 f"residual.start 'previous' hands the student's weights on, and what its method makes of it is another "
                 f"network, {student.deployed}: say 'fresh'"
             )
-        method, schedule = recipe.residual.method, recipe.residual.schedule
-        for model in recipe.residual.models:
-            with _part("residual"):
-                stage.actor(model, stage.network(model), method, schedule, teachers, earlier=(student.net,))
+        stage.residuals(recipe.residual, teachers, student)
 
 
 def _of_a_run(step: str, config: TeacherConfig, ours: Run) -> Actor:
@@ -116,12 +113,28 @@ class _Stage:
             if config.start is not None:
                 take_body(open_run(Path(config.start).expanduser()).network("student")[1], net)
             student = self.actor(model, net, config.method, config.schedule, teachers, started=started)
-        if (slim := config.slim) is None:
-            return student
         with _part("student.slim"):
-            net, size = self.network(student.deployed), self.recipe.data.size
-            net = slimming.slim(net, slim.rate, size, floor=slim.floor, shared=slim.shared)
-            return self.actor(student.deployed, net, slim.method, slim.schedule, teachers, started=True)
+            return self.slimmed(student, config.slim, teachers)
+
+    def residuals(self, config: ResidualConfig, teachers: list[Actor], student: Actor) -> None:
+        """Every res-student as the first, cut if the recipe says so."""
+        for model in config.models:
+            with _part("residual"):
+                net, method, earlier = self.network(model), config.method, (student.net,)
+                actor = self.actor(model, net, method, config.schedule, teachers, earlier=earlier)
+            with _part("residual.slim"):
+                self.slimmed(actor, config.slim, teachers, earlier=earlier)
+
+    def slimmed(
+        self, actor: Actor, slim: SlimmingConfig | None, teachers: list[Actor], *, earlier: tuple[nn.Module, ...] = ()
+    ) -> Actor:
+        """A network without some of its channels, if asked for, in the method that trains it on."""
+        if slim is None:
+            return actor
+        net, size = self.network(actor.deployed), self.recipe.data.size
+        net = slimming.slim(net, slim.rate, size, floor=slim.floor, shared=slim.shared)
+        method, schedule = slim.method, slim.schedule
+        return self.actor(actor.deployed, net, method, schedule, teachers, earlier=earlier, started=True)
 
     def design(self, teacher: Actor) -> str:
         """The student that a teacher asks for."""

@@ -49,9 +49,10 @@ def by_content(method: dict[str, Any]) -> dict[str, Any]:
         RecipeError: a file holds no network.
     """
     _, config = find(method)
+    inner = {key: by_content(method[key]) for key in config.INNER if key in method}
     named = {key: value for key in config.NETWORKS if (value := getattr(config, key)) is not None}
     found = {key: checkpoint.load_network(Path(value).expanduser())[1] for key, value in named.items()}
-    return {**method, **{key: checkpoint.digest(net) for key, net in found.items()}}
+    return {**method, **inner, **{key: checkpoint.digest(net) for key, net in found.items()}}
 
 
 def taken(run: Run, step: str, key: str, others: Sequence[Run]) -> Run | None:

@@ -8,7 +8,7 @@ steps/student/           also init/checkpoint.pt, where the method has a phase o
 steps/student/images.png  where the method made its own images: some of the last
 steps/residual1/ ...
 steps/teacher_round1/ ... also masks.safetensors, where the teacher is pruned; the last of them teaches
-steps/student_slim/      the student without the channels that were cut
+steps/student_slim/      the student without the channels that were cut; residual1_slim/ ... likewise
 logits/dv.npz, test.npz  per-sample logits of every network, written by `evaluate`
 evaluation.json          figures, written by `evaluate`
 """

@@ -214,13 +214,19 @@ class MagnitudeConfig(Frozen):
         sparsity: share of the weights that shall be gone after the last round; as near to it as whole rounds come.
         share: of what is left that goes in each round.
         method: what each round trains with; default plain cross-entropy.
-        schedule: of each round; what differs from the recipe's.
+        schedule: of each round; what differs from the recipe's. The last weights go into the next round, whatever the
+            recipe selects, unless `select` is given here.
     """
 
     sparsity: Fraction = 0.79
     share: Fraction = 0.2
     method: dict[str, Any] = {"name": "vanilla"}
-    schedule: dict[str, Any] = {}
+    schedule: Annotated[dict[str, Any], Field(validate_default=True)] = {}
+
+    @field_validator("schedule")
+    @classmethod
+    def _no_early_stopping(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {"select": "last", **given}
 
 
 class SlimmingConfig(Frozen):
@@ -239,6 +245,12 @@ class SlimmingConfig(Frozen):
     shared: bool = False
     method: dict[str, Any] = {"name": "vanilla"}
     schedule: dict[str, Any] = {}
+
+
+class ResidualSlimming(SlimmingConfig):
+    """Channels cut from each res-student. The default method of the training that follows is `res_kd`."""
+
+    method: dict[str, Any] = {"name": "res_kd"}
 
 
 class NetworkConfig(Frozen):
@@ -329,6 +341,7 @@ class ResidualConfig(Frozen):
         schedule: what differs from the recipe's.
         stop: when there are enough.
         start: `fresh` begins from random weights, `previous` from the stage before, its classifier set to zero.
+        slim: cut each one's channels when it is trained, and train on; as for the student.
     """
 
     models: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -336,6 +349,13 @@ class ResidualConfig(Frozen):
     schedule: dict[str, Any] = {}
     stop: Stop = Stop(energy=0.9)
     start: Literal["fresh", "previous"] = "fresh"
+    slim: ResidualSlimming | None = None
+
+    @model_serializer(mode="wrap")
+    def _unless_asked_for(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A recipe without `slim` is the run that it was before there was such a key."""
+        plain: dict[str, Any] = serialize(self)
+        return {key: value for key, value in plain.items() if key != "slim" or value is not None}
 
 
 class ExitConfig(Frozen):

@@ -34,7 +34,7 @@ from training.recipe import Recipe
 from training.rehearsal import rehearse
 from training.reuse import by_content, step_key, taken
 from training.run import Run, create, open_run
-from training.settings import DESIGNED, MagnitudeConfig, TeacherConfig
+from training.settings import DESIGNED, MagnitudeConfig, SlimmingConfig, TeacherConfig
 from training.sources import files_digest
 from training.start import begin_from, take_body
 
@@ -138,8 +138,9 @@ class _Trainer:
                 plan = replace(
                     plan, begin=self.beginning(plan, stages[-1], begin_from), settings={"start": config.start}
                 )
-            stages.append(self.network(plan))
-            names.append(step)
+            self.network(plan)
+            names.append(self.slimmed(plan, config.slim))
+            stages.append(self.finished(names[-1]))
             total = running_sums([self.dv_logits(stage) for stage in stages])[-1]
             figures = self.dv_summary(f"S{number}", total)
             self.log.say(
@@ -182,20 +183,22 @@ class _Trainer:
             settings = {"start": checkpoint.digest(start)}
             plan = replace(plan, begin=self.beginning(plan, start, take_body), settings=settings)
         self.network(plan)
-        if config.slim is None:
-            return "student"
-        slim = config.slim
+        return self.slimmed(plan, config.slim)
+
+    def slimmed(self, plan: Plan, slim: SlimmingConfig | None) -> str:
+        """Cut the channels of a finished step's network and train on, if asked to; gives the step that has it."""
+        if slim is None:
+            return plan.step
 
         def begin() -> tuple[nn.Module, None]:
             size = self.data.preprocess.size
-            net = self.run.network("student")[1]
+            net = self.run.network(plan.step)[1]
             return slimming.slim(net, slim.rate, size, floor=slim.floor, shared=slim.shared), None
 
         how = slim.model_dump(mode="json", include={"rate", "floor", "shared"})
-        model = self.run.figures("student")["model"]
-        plan = Plan("student_slim", model, slim.method, slim.schedule, nets, (*teaching, "student"), begin, how)
-        self.network(plan)
-        return "student_slim"
+        step, model = f"{plan.step}_slim", self.run.figures(plan.step)["model"]
+        self.network(Plan(step, model, slim.method, slim.schedule, plan.nets, (*plan.inputs, plan.step), begin, how))
+        return step
 
     def design(self, teaching: str) -> str:
         """The network that the pruned teacher asks for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from cascade.errors import RecipeError
 from tests.training.loops import CPU, Interrupted, StopsAt, digits, plan, seen, trained
 from tests.training.networks import Says, batch, frozen, same, state, training_set
 from training import models
-from training.methods.base import Method, Networks, find
+from training.methods.base import Batch, Method, Networks, find
 from training.methods.joint_rd import JointRD, finish, paths_of, penalty
 from training.methods.kd import kl
 from training.methods.margin_kd import margins
@@ -33,11 +34,13 @@ LABELS = [0, 1, 2, 3] * 2
 JOINT: dict[str, Any] = {"teacher_mode": "joint", "teacher_model": TEACHER}
 
 
-def joint_rd(teacher: nn.Module | None = None, classes: int = 4, student: str = STUDENT, **settings: Any) -> JointRD:
+def joint_rd(
+    teacher: nn.Module | None = None, classes: int = 4, student: str = STUDENT, *more: nn.Module, **settings: Any
+) -> JointRD:
     kind, config = find({"name": "joint_rd", **settings})
     torch.manual_seed(5)
     net = CPU.place(models.build(student, classes))
-    made = kind(config, Networks(net, teacher), training_set())
+    made = kind(config, Networks(net, teacher, more_teachers=more), training_set())
     assert isinstance(made, JointRD)
     return made.train()
 
@@ -53,9 +56,13 @@ def gradients(how: JointRD, *names: str, epoch: int = 0) -> list[bool]:
     return [any(p.grad is not None and bool(p.grad.any()) for p in part.parameters()) for part in parts]
 
 
-def at(epoch: int) -> Any:
-    given = batch(*LABELS)
-    return type(given)(given.images, given.labels, given.index, epoch)
+def at(epoch: int, turn: int = 0) -> Batch:
+    return replace(batch(*LABELS), epoch=epoch, turn=turn)
+
+
+def both_turns(how: JointRD, epoch: int = 0) -> dict[str, Tensor]:
+    """The losses of a batch beside a teacher that learns, before anybody has moved."""
+    return how.losses(at(epoch)) | how.losses(at(epoch, turn=1))
 
 
 def plain(losses: dict[str, Tensor]) -> dict[str, float]:
@@ -113,15 +120,16 @@ def test_a_frozen_teacher_is_bit_for_bit_the_same_after_an_epoch(tmp_path: Path)
     assert not same(state(how.nets.student), student)
 
 
-def test_a_teacher_that_learns_moves_as_it_would_have_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("clip", [0.0, 0.1])
+def test_a_teacher_that_learns_moves_as_it_would_have_alone(tmp_path: Path, clip: float) -> None:
     how = joint_rd(None, 10, **JOINT)
     assert how.partner is not None
     CPU.place(how)
     alone = copy.deepcopy(how.partner)
-    step = plan(tmp_path / "joint", epochs=2, weight_decay=1e-3)
+    step = plan(tmp_path / "joint", epochs=2, weight_decay=1e-3, clip=clip)
     trained(tmp_path / "joint", how=how, step=step)
     kind, config = find({"name": "vanilla"})
-    step = plan(tmp_path / "alone", epochs=2, weight_decay=1e-3)
+    step = plan(tmp_path / "alone", epochs=2, weight_decay=1e-3, clip=clip)
     trained(tmp_path / "alone", how=kind(config, Networks(alone), seen(256)), step=step)
     assert same(state(how.partner), state(alone))
 
@@ -130,7 +138,7 @@ def test_the_paths_use_the_running_statistics_of_a_teacher_that_learns_and_do_no
     how = joint_rd(**JOINT)
     assert how.partner is not None
     alone = copy.deepcopy(how.partner).train()
-    how.losses(at(0))
+    both_turns(how)
     alone(at(0).images)
     assert same(state(how.partner), state(alone))
     assert not how.partner.training
@@ -139,12 +147,36 @@ def test_the_paths_use_the_running_statistics_of_a_teacher_that_learns_and_do_no
 def test_the_teachers_own_loss_alone_gives_it_a_gradient() -> None:
     how = joint_rd(**JOINT)
     assert how.partner is not None
-    losses = how.losses(at(0))
+    losses = both_turns(how)
     own = losses.pop("teacher_ce")
     torch.stack(list(losses.values())).sum().backward()
     assert all(parameter.grad is None for parameter in how.partner.parameters())
     own.backward()
     assert all(parameter.grad is not None for parameter in how.partner.parameters())
+
+
+def test_a_teacher_that_learns_moves_first_and_its_turn_leaves_the_student_alone() -> None:
+    how = joint_rd(**JOINT)
+    own = how.losses(at(0))
+    assert set(own) == {"teacher_ce"}
+    own["teacher_ce"].backward()
+    assert all(parameter.grad is None for parameter in how.nets.student.parameters())
+    assert how.turns() == 2
+    assert joint_rd(frozen(TEACHER, 1)).turns() == 1
+
+
+def test_the_paths_run_through_a_teacher_that_has_moved_and_are_held_against_what_it_said_before() -> None:
+    how = joint_rd(lam=1.0, path_kd=True, tau=1.0, **JOINT)
+    before = plain(both_turns(how))
+    how.losses(at(0))
+    assert how.partner is not None
+    assert how.taught is not None
+    said = [value.clone() for value in how.taught]
+    how.partner.classifier.bias.data += torch.arange(4.0)
+    moved = plain(how.losses(at(0, turn=1)))
+    assert same(said, list(how.taught))
+    assert moved["ce_3"] != before["ce_3"]
+    assert moved["ce"] == pytest.approx(before["ce"])
 
 
 def test_a_joint_run_that_was_stopped_ends_with_the_same_weights(tmp_path: Path) -> None:
@@ -212,11 +244,39 @@ def test_the_recipes_teacher_judges_the_student_where_kd_is_asked_for() -> None:
 def test_beside_a_teacher_that_learns_kd_still_asks_the_recipes_teacher() -> None:
     given = Says(*[[0.0, 3.0, 0.0, 0.0]] * 8)
     how = joint_rd(given, kd_mode="during", **JOINT).eval()
-    found = plain(how.losses(at(0)))
+    found = plain(both_turns(how))
     with torch.no_grad():
         logits = how.nets.student(at(0).images)
         expected = 0.9 * kl(logits, given.logits, 4.0) + 0.1 * functional.cross_entropy(logits, at(0).labels)
     assert found["ce"] == pytest.approx(0.25 * float(expected), rel=1e-4)
+
+
+def test_of_two_teachers_the_paths_run_through_the_first_and_the_second_judges_the_student() -> None:
+    first, second = frozen(TEACHER, 1), Says(*[[0.0, 3.0, 0.0, 0.0]] * 8)
+    how = joint_rd(first, 4, STUDENT, second, kd_mode="during").eval()
+    found, without = plain(how.losses(at(0))), plain(joint_rd(first).eval().losses(at(0)))
+    with torch.no_grad():
+        logits = how.nets.student(at(0).images)
+        expected = 0.9 * kl(logits, second.logits, 4.0) + 0.1 * functional.cross_entropy(logits, at(0).labels)
+    assert found.pop("ce") == pytest.approx(0.25 * float(expected), rel=1e-4)
+    assert found == pytest.approx({name: loss for name, loss in without.items() if name != "ce"})
+
+
+@pytest.mark.parametrize(
+    ("count", "settings"), [(1, {}), (1, {"kd_mode": "during", **JOINT}), (2, {"kd_mode": "during"})]
+)
+def test_a_second_teacher_that_would_judge_nothing_and_a_third_are_refused(
+    count: int, settings: dict[str, Any]
+) -> None:
+    with pytest.raises(RecipeError, match=rf"the recipe has {count + 1}: say so, or give one teacher"):
+        joint_rd(frozen(TEACHER, 1), 4, STUDENT, *[frozen(TEACHER, 2)] * count, **settings)
+
+
+@pytest.mark.parametrize("depth", [18, 34])
+def test_where_resnet_50_judges_the_paths_run_through_a_frozen_teacher_of_the_students_depth(depth: int) -> None:
+    recipe = load(FOLDER / "jointrd" / f"cifar100_plain{depth}_kd.yaml")
+    assert [teacher.model for teacher in recipe.teachers] == [f"jointrd_resnet{depth}_cifar", "jointrd_resnet50_cifar"]
+    assert recipe.student.method == {"name": "joint_rd", "kd_mode": "during"}
 
 
 def test_path_kd_lets_the_teacher_judge_its_paths() -> None:

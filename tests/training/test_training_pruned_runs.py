@@ -198,6 +198,26 @@ def test_a_slimmed_student_is_narrow_served_and_comes_back_from_its_file(tmp_pat
     assert manifest.stages[0].params == params(net) < params(run.network("student")[1])
 
 
+def test_res_students_are_narrow_served_and_come_back_from_their_files(tmp_path: Path) -> None:
+    method = {"name": "slimming", "of": {"name": "res_kd"}}
+    slim = {"rate": 0.4, "floor": 1, "shared": True}
+    residual = {"models": ["resnet8_0.25_a"], "method": method, "slim": slim, "stop": {"count": 2}}
+    run = train_tiny(tmp_path / "run", residual=residual)
+    assert run.stages() == ["student", "residual1_slim", "residual2_slim"]
+    manifest = build(run, tmp_path / "bundle", quiet=True).manifest
+    whole = params(run.network("residual1")[1])
+    nets = [run.network(step)[1] for step in run.stages()[1:]]
+    assert all(kept_of(net) is not None for net in nets)
+    assert [stage.params for stage in manifest.stages[1:]] == [params(net) for net in nets]
+    assert max(params(net) for net in nets) < whole
+
+
+def test_a_res_student_that_cannot_be_cut_is_refused_before_training(tmp_path: Path) -> None:
+    residual = {"models": ["shufflenetv1"], "slim": {"rate": 0.4}, "stop": {"count": 1}}
+    with pytest.raises(RecipeError, match=r"residual\.slim: slimming finds no channel"):
+        train_tiny(tmp_path / "run", residual=residual)
+
+
 def test_a_dirac_student_is_slimmed_as_the_plain_network_it_stands_for(tmp_path: Path) -> None:
     student = {**SLIM, "model": "jointrd_plain_none18_0.0625_cifar_dirac"}
     quick = {"epochs": 1, "batch_size": 256, "lr": 0.05, "policy": "cosine"}

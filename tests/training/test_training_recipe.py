@@ -10,6 +10,7 @@ import yaml
 
 from cascade.errors import RecipeError
 from tests.tiny_run import document
+from training.published import FOLDER
 from training.recipe import Recipe, load, parse
 from training.settings import Schedule, Stop
 
@@ -89,7 +90,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
             "student": {"model": "resnet8_a", "method": VANILLA, "slim": {"rate": 0.3}},
             "residual": {"models": ["resnet8_a"], "start": "previous"},
         },
-        "a student that was cut has no others",
+        "what was cut has none for a whole network",
+    ),
+    "a res-student that begins as one that was cut": (
+        {"residual": {"models": ["resnet8_a"], "start": "previous", "slim": {"rate": 0.3}}},
+        "what was cut has none for a whole network",
     ),
     "no data": ({"data": None}, "data"),
     "no student": ({"student": None}, "student"),
@@ -279,6 +284,7 @@ def test_scaling_reaches_pruning_and_slimming_too() -> None:
             schedule={"epochs": 100},
             teacher={**TEACHER, "prune": own},
             student={**document()["student"], "slim": {"rate": 0.3, **own}},
+            residual={**document()["residual"], "slim": {"rate": 0.3, **own}},
         ),
         "tiny",
     )
@@ -286,7 +292,39 @@ def test_scaling_reaches_pruning_and_slimming_too() -> None:
         **dict.fromkeys(recipe.trained()),
         "teacher.prune": 2,
         "student.slim": 2,
+        "residual.slim": 2,
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "last"), ({"epochs": 3}, "last"), ({"select": "dv_accuracy"}, "dv_accuracy")]
+)
+def test_a_rounds_last_weights_go_on_unless_its_own_schedule_selects_others(
+    given: dict[str, Any], expected: str
+) -> None:
+    schedule = {**document()["schedule"], "select": "dv_loss"}
+    teacher = {**TEACHER, "prune": {"schedule": given} if given else {}}
+    recipe = parse(document(**data(dv_exclude=True), schedule=schedule, teacher=teacher), "tiny")
+    selected = {part: recipe.schedule_for(own).select for part, own in recipe.trained().items()}
+    assert selected.pop("teacher.prune") == expected
+    assert set(selected.values()) == {"dv_loss"}
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, 6), ({"horizon": 100}, 10), ({"horizon": 2}, 1)])
+def test_scaling_reaches_what_a_method_counts_in_epochs(given: dict[str, int], expected: int) -> None:
+    student = {**document()["student"], "method": {"name": "joint_rd", **given}}
+    assert parse(document(student=student), "tiny").scaled(0.1).student.method["horizon"] == expected
+
+
+def test_a_horizon_of_zero_epochs_stays_zero() -> None:
+    student = {**document()["student"], "method": {"name": "joint_rd", "horizon": 0}}
+    assert parse(document(student=student), "tiny").scaled(0.1).student.method["horizon"] == 0
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "jointrd").glob("cifar100_plain*.yaml")), ids=lambda path: path.stem)
+def test_the_paths_weight_falls_in_the_same_share_of_a_scaled_run(path: Path) -> None:
+    recipe = load(path).scaled(0.1)
+    assert (recipe.schedule.epochs, recipe.student.method["horizon"]) == (20, 6)
 
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, INFINITY, NAN])

@@ -10,11 +10,9 @@ import torch
 from torch import nn
 
 from cascade.errors import RecipeError
-from tests.training.networks import batch, training_set
 from tests.training.pruning_nets import marked, silence
 from training import models
 from training.checkpoint import load_network, save_network
-from training.methods.base import Networks, find
 from training.models.count import macs, params
 from training.models.dirac import Dirac, fold_dirac
 from training.pruning.channels import channels_of
@@ -179,17 +177,3 @@ def test_weights_that_are_used_twice_stay_whole() -> None:
 
     channels = channels_of(Twice(), 8)
     assert not any(channels.outputs[name].any() for name in channels.norms)
-
-
-def test_the_penalty_is_the_sum_of_all_scales() -> None:
-    net = models.build("resnet8_0.125_a", 4)
-    count = sum(module.num_features for module in net.modules() if isinstance(module, nn.BatchNorm2d))
-    kind, config = find({"name": "slimming", "l1": 0.01})
-    losses = kind(config, Networks(net), training_set()).losses(batch(0, 1))
-    assert losses["l1"].item() == pytest.approx(0.01 * count)
-
-
-def test_the_penalty_needs_batch_norms() -> None:
-    kind, config = find({"name": "slimming"})
-    with pytest.raises(RecipeError, match="has none"):
-        kind(config, Networks(models.build("torchvision:vgg11", 4, 32)), training_set()).losses(batch(0, 1, side=32))

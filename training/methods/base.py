@@ -2,7 +2,8 @@
 
 A method says at most eight things: its `Config`, its `losses`, what is `trainable`, whether the `teacher_learns`, what
 is `deployable`, with its `deployed_name` where that is another network than the student, which `phases` come before,
-how many `turns` a batch has, and which batches it learns from.
+how many `turns` a batch has, with the `own_turn` of what is deployable where that is not the first, and which batches
+it learns from.
 Drop a module into this package and it is found; nothing else is edited.
 
 The batches are those of the training set, unless `make_batch` says other: a method that makes its own images does so
@@ -94,11 +95,15 @@ class MethodConfig(BaseModel):
 
     Attributes:
         NETWORKS: those of the settings that name a file with a network; what is in it counts, not where it lies.
+        EPOCHS: those that count epochs, so that a training of other length has others.
+        INNER: those that are another method's name and settings.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     NETWORKS: ClassVar[tuple[str, ...]] = ()
+    EPOCHS: ClassVar[tuple[str, ...]] = ()
+    INNER: ClassVar[tuple[str, ...]] = ()
 
 
 class Method(nn.Module):
@@ -162,6 +167,10 @@ class Method(nn.Module):
     def turns(self) -> int:
         """How often each batch is asked for its losses, every time followed by a step of what got a gradient."""
         return 1
+
+    def own_turn(self) -> int:
+        """The turn in which what is deployable moves."""
+        return 0
 
     def phases(self) -> tuple[Phase, ...]:
         """What is trained before, in order; made when the method is. A phase's method shares modules with this one."""
@@ -241,6 +250,19 @@ def find(settings: dict[str, Any]) -> tuple[type[Method], MethodConfig]:
         return method, method.Config.model_validate({k: v for k, v in settings.items() if k != "name"})
     except ValidationError as error:
         raise RecipeError(f"method {name!r}: {reasons(error, method.Config)}") from error
+
+
+def stretched(settings: dict[str, Any], factor: float) -> dict[str, Any]:
+    """A method's settings for a training of `factor` times the epochs; what counts epochs is 0 only if it was before.
+
+    Raises:
+        RecipeError: as `find`.
+    """
+    _, config = find(settings)
+    epochs = {key: getattr(config, key) for key in config.EPOCHS}
+    counted = {key: max(1, round(factor * value)) for key, value in epochs.items() if value}
+    inner = {key: stretched(settings[key], factor) for key in config.INNER if key in settings}
+    return {**settings, **counted, **inner}
 
 
 def described(config: type[MethodConfig]) -> list[str]:

@@ -10,12 +10,14 @@ and the teacher's after them, s is the student alone, and
 ImageNet has lam = 1e-4 and dc = 5e-3. Which path is which number, and the frozen teacher with this objective, are
 choices: the code's frozen variant computes the paths and leaves them out of its loss.
 
-`teacher_mode: joint` trains a teacher of its own from random weights beside the student, by its own labels alone: the
-paths run through it with detached weights and its running statistics. Difference: the code moves the teacher before the
-paths run through it; here both move at the end of the batch, by one optimiser.
+`teacher_mode: joint` trains a teacher of its own from random weights beside the student, by its own labels alone. As in
+the code it moves first: a batch's first turn is its own, and in the second the paths run through it as it is by then,
+with detached weights and its running statistics, against the z_t and F_t of the first. One optimiser moves both, in
+each turn only whoever has a gradient; what `schedule.clip` bounds is therefore each one's own.
 
-`kd_mode: during` replaces CE(z_s, y) by `tau t^2 KL + (1 - tau) CE` with the recipe's teacher. To finetune a finished
-student by it instead, train with method `finetune_kd`. Where a student's stages have other widths than the teacher's,
+`kd_mode: during` replaces CE(z_s, y) by `tau t^2 KL + (1 - tau) CE` with the recipe's teacher, or with the second of
+two `teachers`; the paths run through the first, or through the one that learns. To finetune a finished student by it
+instead, train with method `finetune_kd`. Where a student's stages have other widths than the teacher's,
 which the paper's never have, a connector leads over.
 """
 
@@ -23,7 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -67,10 +69,12 @@ class JointRD(Method):
             distance: of two maps.
             teacher_mode: `frozen`, or `joint`: a teacher of its own learns beside the student.
             teacher_model: that teacher's name.
-            kd_mode: `during` lets the recipe's teacher judge the student's logits too.
+            kd_mode: `during` lets the recipe's teacher, the second if there are two, judge the student's logits too.
             path_kd: the same for the paths' logits, with the teacher that they run through.
             tau, t: weight and temperature of those two.
         """
+
+        EPOCHS: ClassVar[tuple[str, ...]] = ("horizon",)
 
         paths: tuple[int, ...] | None = None
         lam: Annotated[float, Field(ge=0)] = 1e-3
@@ -90,10 +94,16 @@ class JointRD(Method):
                 raise ValueError("teacher_mode joint needs the teacher_model that it trains, and frozen takes none")
             return self
 
+    takes_several_teachers = True
     partner: Network | None
 
     def __init__(self, config: Config, nets: Networks, data: TrainingSet) -> None:
-        student, external = staged(self.name, "student", nets.student), nets.teacher
+        if nets.more_teachers and (len(nets.teachers), config.teacher_mode, config.kd_mode) != (2, "frozen", "during"):
+            raise RecipeError(
+                f"method {self.name!r} has a use for a second teacher where kd_mode is 'during' and teacher_mode is "
+                f"'frozen', and for no third; the recipe has {len(nets.teachers)}: say so, or give one teacher"
+            )
+        student, external = staged(self.name, "student", nets.student), nets.teachers[-1] if nets.teachers else None
         if config.teacher_model is not None:
             partner = models.build(config.teacher_model, student.classifier.out_features)
             nets = dataclasses.replace(nets, teacher=partner)
@@ -103,6 +113,7 @@ class JointRD(Method):
         teacher = staged(self.name, "teacher", nets.teacher)
         self.partner = None if config.teacher_model is None else teacher
         self.tail, self.external = (Tail(teacher),), (external,)  # in tuples: no submodules
+        self.taught: tuple[Tensor, Tensor] | None = None
         ours, theirs = shapes_of(student, data.size)[1:-1], shapes_of(teacher, data.size)[1:-1]
         if [shape[1:] for shape in ours] != [shape[1:] for shape in theirs]:
             raise RecipeError(
@@ -121,11 +132,21 @@ class JointRD(Method):
             self.distances[str(path)] = MapDistance(its[-1], its[-1], norm, config.distance)
         self.margins_of = Count(self, "margin_epoch", -1)
 
+    def turns(self) -> int:
+        """One, or two where a teacher learns: its own comes first."""
+        return 1 if self.partner is None else 2
+
+    def own_turn(self) -> int:
+        """The last."""
+        return self.turns() - 1
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """`ce` and `feature` of the student, the same with the path's number, and `teacher_ce` of one that learns."""
+        """`ce` and `feature` of the student, and the same with each path's number; `teacher_ce` in the turn before."""
         config, images = self.config, batch.images
-        found, target_map, target = self.ask_teacher(batch)
-        self.refresh_margins(batch.epoch)
+        if self.partner is not None and batch.turn == 0:
+            return {"teacher_ce": self.teach(self.partner, batch)}
+        target_map, target = self.targets(images)
+        found = {}
         cuts, (last, logits) = self.ask_student(images)
         routes = {path: self.through_teacher(self.bridges[str(path)](cuts[path]), path) for path in self.paths}
         external = self.external_logits(images, target)
@@ -139,18 +160,24 @@ class JointRD(Method):
                 found[f"feature_{path}"] = weight * config.lam * self.distances[str(path)](path_map.float(), target_map)
         return found
 
-    def ask_teacher(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """The teacher's own loss where it learns, its last map and its logits, both float32 without gradient."""
+    def teach(self, partner: Network, batch: Batch) -> Tensor:
+        """The own loss of a teacher that learns; what it says of this batch is kept for the turn that follows."""
+        self.refresh_margins(batch.epoch)
+        partner.train(self.training)
+        last, logits = finish(partner, partner.stem(batch.images), 0)
+        partner.eval()
+        self.taught = last.detach().float(), logits.detach().float()
+        return functional.cross_entropy(logits.float(), batch.labels)
+
+    def targets(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The teacher's last map and its logits, float32 and without gradient."""
+        if self.partner is not None:
+            assert self.taught is not None, "the teacher's turn comes first"
+            return self.taught
         tail = self.tail[0]
-        if self.partner is None:
-            with torch.no_grad():
-                last, logits = tail(tail.net.stem(batch.images), 0)
-            return {}, last.float(), logits.float()
-        self.partner.train(self.training)
-        last, logits = tail(self.partner.stem(batch.images), 0)
-        own = functional.cross_entropy(logits.float(), batch.labels)
-        self.partner.eval()
-        return {"teacher_ce": own}, last.detach().float(), logits.detach().float()
+        with torch.no_grad():
+            last, logits = tail(tail.net.stem(images), 0)
+        return last.float(), logits.float()
 
     def ask_student(self, images: Tensor) -> tuple[dict[int, Tensor], tuple[Tensor, Tensor]]:
         """The maps that the student can be left with, by the stage that made them; its last map and its logits."""
@@ -172,13 +199,14 @@ class JointRD(Method):
 
     def external_logits(self, images: Tensor, target: Tensor) -> Tensor | None:
         """The logits of the recipe's teacher, where they judge the student."""
+        (external,) = self.external
         if self.config.kd_mode == "none":
             return None
-        if self.partner is None:
+        if external is self.tail[0].net:
             return target
-        assert self.external[0] is not None, "checked at construction"
+        assert external is not None, "checked at construction"
         with torch.no_grad():
-            logits: Tensor = self.external[0](images)
+            logits: Tensor = external(images)
         return logits.float()
 
     def judge(self, logits: Tensor, labels: Tensor, target: Tensor | None) -> Tensor:
@@ -188,8 +216,8 @@ class JointRD(Method):
         return own if target is None else config.tau * kl(logits, target, config.t) + (1 - config.tau) * own
 
     def refresh_margins(self, epoch: int) -> None:
-        """Take the margins of a teacher that learns anew, once an epoch."""
-        if self.partner is None or int(self.margins_of) == epoch:
+        """Take the margins of a teacher that learns anew, once an epoch, before it moves."""
+        if int(self.margins_of) == epoch:
             return
         found = margins(self.norm[0])
         for distance in self.distances.values():
