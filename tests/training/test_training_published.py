@@ -90,6 +90,7 @@ def test_no_two_shipped_recipes_share_a_name_or_a_run() -> None:
         ("crd/res20_res110.yaml", "vid"),
         ("simkd/vgg8_vgg13.yaml", "simkd"),
         ("simkd/imagenet_res18_res50.yaml", "simkd_30"),
+        ("simkd/cmi_wrn16_2_wrn40_2.yaml", "wrn40_1"),
         ("reskd/cifar100_res110.yaml", "res20-14"),
         ("jointrd/imagenet_plain50.yaml", "kd"),
     ],
