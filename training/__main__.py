@@ -23,7 +23,7 @@ from training.published import FOLDER, shipped
 from training.recipe import load
 from training.run import Run, open_run
 from training.steps import run_recipe
-from training.table import accuracy_table, network_line, published_line, recipe_lines, reuse_lines
+from training.table import accuracy_table, head_line, network_line, published_line, recipe_lines, reuse_lines
 
 
 @click.group()
@@ -85,6 +85,8 @@ def evaluate_command(run: Path, *, as_json: bool, sweep: bool, quiet: bool) -> N
         return
     for table in accuracy_table(evaluation):
         Console().print(table)
+    for head in evaluation.heads:
+        click.echo(head_line(head))
     if evaluation.published is not None:
         click.echo(published_line(evaluation.published, evaluation.test))
 

@@ -73,6 +73,15 @@ class SweepRow(Frozen):
     exits: tuple[float, ...]
 
 
+class HeadFigures(Frozen):
+    """A head that a stage's method trained beside the one that is served: its accuracies by itself, in [0, 1]."""
+
+    stage: str
+    name: str
+    dv: float
+    test: float
+
+
 class Evaluation(Frozen):
     """Figures of a finished run, from torch's own networks, at the threshold of the recipe's rule.
 
@@ -85,6 +94,7 @@ class Evaluation(Frozen):
     dv_sweep: tuple[SweepRow, ...] = ()
     test_sweep: tuple[SweepRow, ...] = ()
     published: PublishedRow | None = None
+    heads: tuple[HeadFigures, ...] = ()
 
 
 def evaluate(run: Run, *, sweep_thresholds: bool = False, quiet: bool = False) -> Evaluation:
@@ -119,9 +129,25 @@ def evaluate(run: Run, *, sweep_thresholds: bool = False, quiet: bool = False) -
         dv_sweep=tuple(SweepRow.model_validate(row) for row in sweep(dv, thresholds, definition)),
         test_sweep=tuple(SweepRow.model_validate(row) for row in sweep(test, thresholds, definition)),
         published=None if run.recipe.published is None else run.recipe.published.taken(),
+        heads=tuple(head for stage in run.stages() for head in measure_heads(run, stage, data.dv, data.test, batches)),
     )
     checkpoint.write_json(run.folder / "evaluation.json", evaluation.model_dump(mode="json"))
     return evaluation
+
+
+def measure_heads(run: Run, stage: str, dv: Split, test: Split, batches: Batches) -> list[HeadFigures]:
+    """The accuracies of what a stage's method trained beside its network, where the run has kept it."""
+    heads = {name: net.to(batches.device) for name, net in run.heads(stage).items()}
+    if not heads:
+        return []
+    found = (
+        [accuracy(logits, labels_of(split)) for logits in logits_of(list(heads.values()), split, batches)]
+        for split in (dv, test)
+    )
+    return [
+        HeadFigures(stage=stage, name=name, dv=on_dv, test=on_test)
+        for name, on_dv, on_test in zip(heads, *found, strict=True)
+    ]
 
 
 def reference(rule: ExitConfig, dv: Sample) -> Logits:

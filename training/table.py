@@ -8,7 +8,7 @@ from rich.table import Table
 
 from cascade.manifest import Figures
 from cascade.table import HEADER, exits_line, rows
-from training.evaluate import Evaluation, SweepRow
+from training.evaluate import Evaluation, HeadFigures, SweepRow
 from training.models.listing import Listed
 from training.models.reuse_cost import ReuseCost
 from training.published import PublishedRow
@@ -39,6 +39,11 @@ def published_line(row: PublishedRow, figures: Figures) -> str:
     if row.teacher is None or figures.teacher is None:
         return line
     return f"{line}; its teacher {row.teacher:g} %, here {figures.teacher.accuracy:.2%}"
+
+
+def head_line(head: HeadFigures) -> str:
+    """A head that is not served, by itself."""
+    return f"{head.stage}: its {head.name} head, not served: {head.test:.2%} on the test images, {head.dv:.2%} on D_v"
 
 
 def recipe_lines(name: str, recipe: Recipe) -> list[str]:
