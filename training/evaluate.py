@@ -21,6 +21,7 @@ from cascade.manifest import Figures
 from training import checkpoint
 from training.data import Batches, Split, load
 from training.device import choose
+from training.epochs import Epochs, epochs_of
 from training.models.count import macs
 from training.published import PublishedRow
 from training.run import Run
@@ -95,6 +96,7 @@ class Evaluation(Frozen):
     test_sweep: tuple[SweepRow, ...] = ()
     published: PublishedRow | None = None
     heads: tuple[HeadFigures, ...] = ()
+    epochs: tuple[Epochs, ...] = ()
 
 
 def evaluate(run: Run, *, sweep_thresholds: bool = False, quiet: bool = False) -> Evaluation:
@@ -130,6 +132,7 @@ def evaluate(run: Run, *, sweep_thresholds: bool = False, quiet: bool = False) -
         test_sweep=tuple(SweepRow.model_validate(row) for row in sweep(test, thresholds, definition)),
         published=None if run.recipe.published is None else run.recipe.published.taken(),
         heads=tuple(head for stage in run.stages() for head in measure_heads(run, stage, data.dv, data.test, batches)),
+        epochs=epochs_of(run),
     )
     checkpoint.write_json(run.folder / "evaluation.json", evaluation.model_dump(mode="json"))
     return evaluation

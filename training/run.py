@@ -93,7 +93,7 @@ class Run:
         masks: Masks | None = None,
         heads: Mapping[str, tuple[str, nn.Module]] | None = None,
     ) -> None:
-        """Store a step's network, its masks and other heads, each with its name, then its figures, which make it done."""
+        """Store a step's network, masks and other heads, each with its name, then its figures, which make it done."""
         if masks is not None:
             masks.save(self.step(name) / "masks.safetensors")
         for head, (built, other) in (heads or {}).items():
