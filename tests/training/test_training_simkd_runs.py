@@ -26,6 +26,7 @@ pytestmark = pytest.mark.train
 
 SMALL = "resnet8_0.125_a"
 VANILLA = {"name": "vanilla"}
+RESIDUAL = {"models": [SMALL], "stop": {"count": 1}}
 TEACHER = {"model": SMALL, "method": VANILLA}
 QUICK: dict[str, Any] = {
     "schedule": {"epochs": 1, "batch_size": 256, "lr": 0.1, "policy": "cosine"},
@@ -220,7 +221,8 @@ def test_a_run_on_other_data_cannot_be_begun_from(reused: Run, tmp_path: Path) -
     ("changes", "message"),
     [
         ({"teachers": [TEACHER]}, "both a teacher and teachers"),
-        (two(), "give a teacher"),
+        (two(residual=RESIDUAL), "one teacher, and here are 2, which is not supported: leave residual out, or"),
+        ({"teacher": None, "residual": RESIDUAL}, "give a teacher"),
         (two(residual=None, exit={"reference": "T"}), "there is no teacher"),
         (two(residual=None, teachers=[{**TEACHER, "schedule": {"lr": 0}}]), "teacher1.schedule.lr"),
         (two(residual=None, teachers=[{**TEACHER, "prune": {}}]), "prune each in a run of its own"),
