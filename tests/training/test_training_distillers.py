@@ -96,7 +96,8 @@ def test_an_unknown_benchmark_is_refused(name: str, bench: Any) -> None:
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_what_is_given_goes_before_the_benchmark(name: str) -> None:
-    config = find({"name": name, "ce": 0.5, "kd": 0.25, "t": 2, "weight": 3})[1].model_dump()
+    kept = {"keep": True} if name == "fsp" else {}
+    config = find({"name": name, "ce": 0.5, "kd": 0.25, "t": 2, "weight": 3, **kept})[1].model_dump()
     assert (config["ce"], config["kd"], config["t"], config["weight"]) == (0.5, 0.25, 2, 3)
 
 
