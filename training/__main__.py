@@ -23,7 +23,15 @@ from training.published import FOLDER, shipped
 from training.recipe import load
 from training.run import Run, open_run
 from training.steps import run_recipe
-from training.table import accuracy_table, network_line, published_line, recipe_lines, reuse_lines
+from training.table import (
+    accuracy_table,
+    epochs_line,
+    head_line,
+    network_line,
+    published_line,
+    recipe_lines,
+    reuse_lines,
+)
 from training.terminal import console_for
 
 
@@ -78,7 +86,8 @@ def train_command(
 def evaluate_command(run: Path, *, as_json: bool, sweep: bool, quiet: bool) -> None:
     """Measure the finished RUN on D_v and test, and store every network's logits in it."""
     try:
-        evaluation = evaluate(open_run(run), sweep_thresholds=sweep, quiet=quiet)
+        opened = open_run(run)
+        evaluation = evaluate(opened, sweep_thresholds=sweep, quiet=quiet)
     except CascadeError as error:
         raise click.ClickException(str(error)) from error
     if as_json:
@@ -86,6 +95,10 @@ def evaluate_command(run: Path, *, as_json: bool, sweep: bool, quiet: bool) -> N
         return
     for table in accuracy_table(evaluation):
         Console().print(table)
+    for epochs in evaluation.epochs:
+        click.echo(epochs_line(epochs, held_out=opened.recipe.data.dv_exclude))
+    for head in evaluation.heads:
+        click.echo(head_line(head))
     if evaluation.published is not None:
         click.echo(published_line(evaluation.published, evaluation.test))
     if evaluation.agreement is not None:

@@ -9,6 +9,8 @@ import yaml
 
 from cascade.errors import RecipeError
 
+STUDENT, STAGE0 = "student", "stage0"
+
 
 def read(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping, and put it over the one that it `extends`, if it does.
@@ -41,7 +43,7 @@ def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def put(document: dict[str, Any], setting: str) -> str:
-    """Put a `key=value` setting, a dotted key and a YAML value, over a document; gives the key.
+    """Put a `key=value` setting, a dotted key and a YAML value, over a document; gives the key, its student's as such.
 
     Raises:
         RecipeError: it is none, or the key leads through a value.
@@ -49,6 +51,7 @@ def put(document: dict[str, Any], setting: str) -> str:
     key, equals, value = setting.partition("=")
     if not equals or not key:
         raise RecipeError(f"--set takes key=value, not {setting!r}")
+    key = _by_one_name(key)
     try:
         assign(document, key, yaml.safe_load(value))
     except yaml.YAMLError as error:
@@ -62,7 +65,7 @@ def assign(document: dict[str, Any], key: str, value: Any) -> None:
     Raises:
         RecipeError: the key leads through a value.
     """
-    *path, last = key.split(".")
+    *path, last = _by_one_name(key).split(".")
     place = document
     for part in path:
         inner = place.setdefault(part, {})
@@ -72,6 +75,28 @@ def assign(document: dict[str, Any], key: str, value: Any) -> None:
     place[last] = value
 
 
+def by_one_name(document: dict[str, Any], source: str) -> dict[str, Any]:
+    """The same document with its first stage as `student`, where it says `stage0`, as cascades are spoken of.
+
+    Args:
+        document: of a recipe, not checked yet.
+        source: of it, for errors.
+
+    Raises:
+        RecipeError: it says both.
+    """
+    if STAGE0 not in document:
+        return document
+    if STUDENT in document:
+        raise RecipeError(f"{source}: {STAGE0} is another name of {STUDENT}, and both are given: keep one of them")
+    return {STUDENT if key == STAGE0 else key: value for key, value in document.items()}
+
+
+def _by_one_name(key: str) -> str:
+    first, dot, rest = key.partition(".")
+    return f"{STUDENT if first == STAGE0 else first}{dot}{rest}"
+
+
 def _mapping(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -79,4 +104,4 @@ def _mapping(path: Path) -> dict[str, Any]:
         raise RecipeError(f"cannot read the recipe {path}: {error}") from error
     if not isinstance(document, dict):
         raise RecipeError(f"the recipe {path} must be a mapping of keys to values")
-    return document
+    return by_one_name(document, str(path))

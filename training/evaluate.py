@@ -21,6 +21,7 @@ from cascade.manifest import Figures
 from training import checkpoint
 from training.data import Batches, Split, load
 from training.device import choose
+from training.epochs import Epochs, epochs_of
 from training.models.count import macs
 from training.published import PublishedRow
 from training.run import Run
@@ -81,6 +82,15 @@ class SweepRow(Frozen):
     exits: tuple[float, ...]
 
 
+class HeadFigures(Frozen):
+    """A head that a stage's method trained beside the one that is served: its accuracies by itself, in [0, 1]."""
+
+    stage: str
+    name: str
+    dv: float
+    test: float
+
+
 class Evaluation(Frozen):
     """Figures of a finished run, from torch's own networks, at the threshold of the recipe's rule.
 
@@ -95,6 +105,8 @@ class Evaluation(Frozen):
     test_sweep: tuple[SweepRow, ...] = ()
     published: PublishedRow | None = None
     agreement: float | None = None
+    heads: tuple[HeadFigures, ...] = ()
+    epochs: tuple[Epochs, ...] = ()
 
 
 def evaluate(run: Run, *, sweep_thresholds: bool = False, quiet: bool = False) -> Evaluation:
@@ -130,9 +142,26 @@ def evaluate(run: Run, *, sweep_thresholds: bool = False, quiet: bool = False) -
         test_sweep=tuple(SweepRow.model_validate(row) for row in sweep(test, thresholds, definition)),
         published=None if run.recipe.published is None else run.recipe.published.taken(),
         agreement=None if test.teacher_logits is None else agreement(test.teacher_logits, test.stage_logits[0]),
+        heads=tuple(head for stage in run.stages() for head in measure_heads(run, stage, data.dv, data.test, batches)),
+        epochs=epochs_of(run),
     )
     checkpoint.write_json(run.folder / "evaluation.json", evaluation.model_dump(mode="json"))
     return evaluation
+
+
+def measure_heads(run: Run, stage: str, dv: Split, test: Split, batches: Batches) -> list[HeadFigures]:
+    """The accuracies of what a stage's method trained beside its network, where the run has kept it."""
+    heads = {name: net.to(batches.device) for name, net in run.heads(stage).items()}
+    if not heads:
+        return []
+    found = (
+        [accuracy(logits, labels_of(split)) for logits in logits_of(list(heads.values()), split, batches)]
+        for split in (dv, test)
+    )
+    return [
+        HeadFigures(stage=stage, name=name, dv=on_dv, test=on_test)
+        for name, on_dv, on_test in zip(heads, *found, strict=True)
+    ]
 
 
 def reference(rule: ExitConfig, dv: Sample) -> Logits:

@@ -10,6 +10,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from cascade.errors import RecipeError
 from training import checkpoint
 
 
@@ -43,7 +44,7 @@ class Log:
 
     def __enter__(self) -> Self:
         if self.folder is not None:
-            self.lines = _read(self.folder / "metrics.jsonl")
+            self.lines = read(self.folder)
         self.progress.start()
         return self
 
@@ -101,7 +102,16 @@ class Log:
         checkpoint.write_atomic(self.folder / "metrics.jsonl", text.encode())
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def read(folder: Path) -> list[dict[str, Any]]:
+    """A run's lines of `metrics.jsonl`, an epoch each; none where it has no such file.
+
+    Raises:
+        RecipeError: the file is damaged.
+    """
+    path = folder / "metrics.jsonl"
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except ValueError as error:
+        raise RecipeError(f"{path} is damaged, a line of it is no JSON: remove it, or that line") from error

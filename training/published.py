@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -21,16 +21,21 @@ BASES = "bases"
 HARMLESS = ("seed", "name", "runtime", "export", "data.root")
 
 Percent = Annotated[float, Field(ge=0, le=100)]
+Epoch = Literal["best", "last"]
 
 
 class PublishedRow(Frozen):
-    """One row: accuracies on the test images in percent; `mean` is that of all stages together."""
+    """One row: accuracies on the test images in percent; `mean` is that of all stages together.
+
+    `epoch` says which one they are of, where that is known: the `last`, or the `best` on the test images themselves.
+    """
 
     name: str
     source: str
     mean: Percent
     std: Percent | None = None
     teacher: Percent | None = None
+    epoch: Epoch | None = None
 
 
 class Published(Frozen):
@@ -43,6 +48,7 @@ class Published(Frozen):
         rows: what each row puts over the recipe, by dotted keys; there may be more of them than figures.
         teacher: its accuracy, percent; where it differs from row to row, by row.
         row: the one that the recipe is; None where other settings made it something else.
+        epoch: which one the figures are of: the `last`, or the `best` on the test images; None where nobody says.
     """
 
     source: str
@@ -50,6 +56,7 @@ class Published(Frozen):
     rows: dict[str, dict[str, Any]]
     teacher: Percent | dict[str, Percent] | None = None
     row: str | None
+    epoch: Epoch | None = None
 
     @model_validator(mode="after")
     def _names_are_rows(self) -> Self:
@@ -67,7 +74,7 @@ class Published(Frozen):
             return None
         mean, std = figure if isinstance(figure, tuple) else (figure, None)
         teacher = self.teacher.get(name) if isinstance(self.teacher, dict) else self.teacher
-        return PublishedRow(name=name, source=self.source, mean=mean, std=std, teacher=teacher)
+        return PublishedRow(name=name, source=self.source, mean=mean, std=std, teacher=teacher, epoch=self.epoch)
 
     def taken(self) -> PublishedRow | None:
         """The row that the recipe is, if it is one that was published."""

@@ -14,7 +14,7 @@ from pydantic import ValidationError, model_validator
 
 from cascade.errors import RecipeError
 from cascade.fields import Name
-from training.document import put, read
+from training.document import by_one_name, put, read
 from training.published import Published, forget_row, take_row
 from training.reasons import reasons
 from training.settings import (
@@ -35,7 +35,7 @@ class Recipe(Frozen):
     """A whole run: data, teacher, first student, res-students, exit rule, bundle.
 
     `teachers` are for methods that learn from several; a recipe has those or one `teacher`. `published` is what papers
-    have reached with it.
+    have reached with it. A file may say `stage0` for `student`.
     """
 
     name: Name
@@ -58,6 +58,11 @@ class Recipe(Frozen):
         if any(teacher.prune for teacher in self.teachers):
             raise ValueError(
                 "teachers are not pruned here: prune each in a run of its own, and take it by teachers.run"
+            )
+        if self.residual is not None and self.teachers:
+            raise ValueError(
+                f"res-students learn what the student lacks of one teacher, and here are {len(self.teachers)}, which "
+                "is not supported: leave residual out, or give one teacher and a method for one, such as kd"
             )
         if self.residual is not None and self.teacher is None:
             raise ValueError("res-students learn what the student lacks of a teacher: give a teacher")
@@ -199,6 +204,7 @@ def parse(document: dict[str, Any], source: str) -> Recipe:
     Raises:
         RecipeError: names every key that is wrong.
     """
+    document = by_one_name(document, source)
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:

@@ -4,7 +4,8 @@ recipe.json              the resolved recipe, and its hash
 metrics.jsonl            a line an epoch
 tensorboard/             the same for TensorBoard
 steps/teacher/           network.safetensors and step.json once it is done; checkpoint.pt until then
-steps/student/           also init/checkpoint.pt, where the method has a phase of that name, until the step is done
+steps/student/           also head_NAME.safetensors for each head that a method trains beside the one that is served;
+                         init/checkpoint.pt, where the method has a phase of that name, until the step is done
 steps/student/images.png  where the method made its own images: some of the last
 steps/residual1/ ...
 steps/teacher_round1/ ... also masks.safetensors, where the teacher is pruned; the last of them teaches
@@ -16,6 +17,7 @@ evaluation.json          figures, written by `evaluate`
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ from cascade.errors import RecipeError
 from training import checkpoint, models
 from training.pruning.magnitude import Masks
 from training.recipe import Recipe, parse
+
+HEAD = "head_"
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,11 @@ class Run:
         """A finished step's network and its name, in eval mode."""
         return checkpoint.load_network(self.step(name) / "network.safetensors")
 
+    def heads(self, name: str) -> dict[str, nn.Module]:
+        """What a step's method trained beside its network, by name, in eval mode; older runs have not kept it."""
+        paths = sorted(self.step(name).glob(f"{HEAD}*.safetensors"))
+        return {path.stem.removeprefix(HEAD): checkpoint.load_network(path)[1] for path in paths}
+
     def finish(
         self,
         name: str,
@@ -82,10 +91,13 @@ class Run:
         figures: dict[str, Any],
         size: int = models.SIZE,
         masks: Masks | None = None,
+        heads: Mapping[str, tuple[str, nn.Module]] | None = None,
     ) -> None:
-        """Store a step's network and its masks, then its figures, which make it done."""
+        """Store a step's network, masks and other heads, each with its name, then its figures, which make it done."""
         if masks is not None:
             masks.save(self.step(name) / "masks.safetensors")
+        for head, (built, other) in (heads or {}).items():
+            checkpoint.save_network(self.step(name) / f"{HEAD}{head}.safetensors", other, built, classes, size)
         checkpoint.save_network(self.step(name) / "network.safetensors", net, model, classes, size)
         checkpoint.write_json(self.step(name) / "step.json", figures)
         (self.step(name) / "checkpoint.pt").unlink(missing_ok=True)

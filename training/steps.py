@@ -28,6 +28,7 @@ from training.loop import Step, seed_for, train
 from training.methods.base import Networks, TrainingSet, find
 from training.pruning import slimming
 from training.pruning.compare import layers
+from training.pruning.cut import kept_of
 from training.pruning.design import designed
 from training.pruning.magnitude import Masks, rounds_for
 from training.recipe import Recipe
@@ -338,19 +339,23 @@ class _Trainer:
         train(step, trained, self.data, self.device, self.log, held)
         teachers = [self.run.figures(name)["model"] for name in plan.inputs[: len(plan.nets.teachers)]]
         name = trained.deployed_name(plan.model, tuple(teachers))
-        self.finish(plan.step, trained.deployable(), name, trained.other_heads(), key=key, masks=masks)
+        heads = {
+            head: (trained.head_name(head, plan.model, tuple(teachers)), other)
+            for head, other in trained.other_heads().items()
+        }
+        self.finish(plan.step, trained.deployable(), name, heads, key=key, masks=masks)
 
     def finish(
         self,
         step: str,
         net: nn.Module,
         model: str,
-        heads: dict[str, nn.Module] | None = None,
+        heads: dict[str, tuple[str, nn.Module]] | None = None,
         *,
         key: str | None = None,
         masks: Masks | None = None,
     ) -> None:
-        """Store a finished network, its masks, and its figures on D_v and those of its other heads."""
+        """Store a finished network, its masks and other heads, and the figures of all of them on D_v."""
         figures = self.dv_summary(step, self.dv_logits(net))
         if not math.isfinite(figures["energy"]):
             raise RecipeError(
@@ -361,10 +366,13 @@ class _Trainer:
             size = self.data.preprocess.size
             noted: dict[str, Any] = {"model": model, "key": key or checkpoint.digest(net), "dv": figures}
             if heads:
-                noted["heads"] = {name: self.dv_summary(name, self.dv_logits(head)) for name, head in heads.items()}
+                noted["heads"] = {
+                    name: self.dv_summary(name, self.dv_logits(head)) for name, (_, head) in heads.items()
+                }
             if masks is not None:
                 noted["layers"] = [row.model_dump() for row in layers(masks.counts(net))]
-            self.run.finish(step, net, model, self.classes, noted, size, masks)
+            made_again = heads if kept_of(net) is None else None  # a head's name cannot say which channels were cut
+            self.run.finish(step, net, model, self.classes, noted, size, masks, made_again)
         self.device.wait()
         self.log.say(f"{step}: {model}: accuracy on D_v {figures['accuracy']:.2%}, energy {figures['energy']:.4f}")
 

@@ -8,7 +8,8 @@ from rich.table import Table
 
 from cascade.manifest import Figures
 from cascade.table import HEADER, exits_line, rows
-from training.evaluate import Evaluation, SweepRow
+from training.epochs import Epochs
+from training.evaluate import Evaluation, HeadFigures, SweepRow
 from training.models.listing import Listed
 from training.models.reuse_cost import ReuseCost
 from training.published import PublishedRow
@@ -36,9 +37,24 @@ def accuracy_table(evaluation: Evaluation) -> list[Table]:
 def published_line(row: PublishedRow, figures: Figures) -> str:
     """A paper's row beside one's own figures on the test images."""
     line = f"published, {row.source}: {row.name} {spoken(row)} %; here {figures.sums[-1].accuracy:.2%}"
-    if row.teacher is None or figures.teacher is None:
-        return line
-    return f"{line}; its teacher {row.teacher:g} %, here {figures.teacher.accuracy:.2%}"
+    if row.teacher is not None and figures.teacher is not None:
+        line += f"; its teacher {row.teacher:g} %, here {figures.teacher.accuracy:.2%}"
+    if row.epoch == "best":
+        line += "; its authors take the epoch that is best on the test images, which choose nothing here"
+    return line
+
+
+def epochs_line(epochs: Epochs, *, held_out: bool) -> str:
+    """What a stage reached on D_v after its last epoch and its best, and whether D_v was kept out of training."""
+    where = "D_v" if held_out else "D_v, which is among the training images"
+    last = f"{epochs.last_dv:.2%} after the last epoch, {epochs.last}"
+    best = "the best" if epochs.best_dv == epochs.last_dv else f"best {epochs.best_dv:.2%} after epoch {epochs.best}"
+    return f"{epochs.stage} on {where}: {last}, {best}"
+
+
+def head_line(head: HeadFigures) -> str:
+    """A head that is not served, by itself."""
+    return f"{head.stage}: its {head.name} head, not served: {head.test:.2%} on the test images, {head.dv:.2%} on D_v"
 
 
 def recipe_lines(name: str, recipe: Recipe) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from cascade.errors import RecipeError
-from tests.tiny_run import DOCUMENT, train_tiny
+from tests.tiny_run import DOCUMENT, tiny_recipe, train_tiny
 from tests.training import loops
 from tests.training.networks import Says, batch, frozen, networks, same, state, training_set
 from training import models
@@ -26,6 +26,7 @@ from training.methods.ft import Paraphraser
 from training.methods.semckd import projection
 from training.methods.vid import Guess
 from training.models import Network
+from training.rehearsal import rehearse
 from training.run import Run
 
 pytestmark = pytest.mark.train
@@ -95,7 +96,8 @@ def test_an_unknown_benchmark_is_refused(name: str, bench: Any) -> None:
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_what_is_given_goes_before_the_benchmark(name: str) -> None:
-    config = find({"name": name, "ce": 0.5, "kd": 0.25, "t": 2, "weight": 3})[1].model_dump()
+    kept = {"keep": True} if name == "fsp" else {}
+    config = find({"name": name, "ce": 0.5, "kd": 0.25, "t": 2, "weight": 3, **kept})[1].model_dump()
     assert (config["ce"], config["kd"], config["t"], config["weight"]) == (0.5, 0.25, 2, 3)
 
 
@@ -334,16 +336,28 @@ def test_two_epochs_on_digits_end_well(name: str, tmp_path: Path) -> None:
     assert all(math.isfinite(value) for line in lines for key, value in line.items() if key.startswith("loss/"))
 
 
-def test_a_feature_method_can_train_the_student_that_res_students_correct(tiny_run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "method",
+    [{"name": "crd", "negatives": 64}, {"name": "pkt"}, {"name": "simkd_joint", "deploy": "student"}],
+    ids=lambda method: method["name"],
+)
+def test_a_feature_method_can_train_the_student_that_res_students_correct(
+    tiny_run: Run, tmp_path: Path, method: dict[str, Any]
+) -> None:
     run = train_tiny(
         tmp_path / "run",
         teacher={"run": str(tiny_run.folder)},
-        student={"model": "resnet8_0.25_a", "method": {"name": "crd", "negatives": 64}},
+        student={"model": "resnet8_0.25_a", "method": method},
         residual=residual("res_kd"),
     )
     assert [name for name in run.stages() if run.is_done(name)] == ["student", "residual1"]
     figures = evaluate(run, quiet=True).dv
     assert [sums.accuracy > 0.3 for sums in figures.sums] == [True, True]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "res_kd" and not METHODS[name].needs_start])
+def test_any_method_may_train_the_student_that_res_students_correct(name: str, tmp_path: Path) -> None:
+    rehearse(tiny_recipe(student={"model": SMALL, "method": {"name": name}}), tmp_path)
 
 
 def test_a_pair_that_cannot_work_is_refused_before_the_data_is_read(tiny_run: Run, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cascade.errors import RecipeError
 from tests.training import definitions
 from tests.training.networks import batch, frozen, networks, training_set
 from training import models
@@ -91,3 +92,13 @@ def test_the_term_may_stay_beside_the_labels_with_its_weight() -> None:
     found = how.losses(batch(*LABELS))
     assert found["fsp"].item() == pytest.approx(50 * first(how).eval().losses(batch(*LABELS))["fsp"].item(), rel=1e-5)
     assert set(found) == {"ce", "fsp"}
+
+
+@pytest.mark.parametrize("keep", [{}, {"keep": False}], ids=str)
+def test_a_weight_of_a_term_that_does_not_stay_is_refused(keep: dict[str, bool]) -> None:
+    with pytest.raises(RecipeError, match="say keep: true, or leave weight out"):
+        find({"name": "fsp", "weight": 50, **keep})
+
+
+def test_the_weight_of_the_term_that_stays_may_be_given() -> None:
+    assert find({"name": "fsp", "weight": 2, "keep": True})[1].model_dump()["weight"] == 2

@@ -11,6 +11,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from cascade.errors import RecipeError
+from cascade.manifest import Figures, NetworkFigures
 from tests.tiny_run import DOCUMENT, document, train_tiny
 from training.__main__ import main
 from training.evaluate import evaluate
@@ -21,7 +22,7 @@ from training.recipe import Recipe, load, parse
 from training.rehearsal import rehearse
 from training.schedule import learning_rate
 from training.settings import DESIGNED
-from training.table import recipe_lines
+from training.table import published_line, recipe_lines
 
 pytestmark = pytest.mark.train
 
@@ -91,6 +92,7 @@ def test_no_two_shipped_recipes_share_a_name_or_a_run() -> None:
         ("crd/res20_res110.yaml", "vid"),
         ("simkd/vgg8_vgg13.yaml", "simkd"),
         ("simkd/imagenet_res18_res50.yaml", "simkd_30"),
+        ("simkd/cmi_wrn16_2_wrn40_2.yaml", "wrn40_1"),
         ("reskd/cifar100_res110.yaml", "res20-14"),
         ("jointrd/imagenet_plain50.yaml", "kd"),
         ("jointrd/cifar10_plain50.yaml", "naive"),
@@ -212,8 +214,34 @@ def test_evaluate_sets_the_published_figure_beside_ones_own(tmp_path: Path) -> N
     ours, teachers = figures.test.sums[-1].accuracy, figures.test.teacher
     assert teachers is not None
     line = f"Nobody, table 1: kd 85.50 +- 0.25 %; here {ours:.2%}; its teacher 90.5 %, here {teachers.accuracy:.2%}"
-    assert line in result.stdout
+    assert f"published, {line}" in result.stdout.splitlines()
     assert figures.model_dump(mode="json")["published"]["mean"] == 85.5
+
+
+@pytest.mark.parametrize(("epoch", "said"), [("best", True), ("last", False), (None, False)])
+def test_a_figure_of_the_best_epoch_on_the_test_images_is_said_to_be_one(epoch: str | None, *, said: bool) -> None:
+    published = parse(document(published={**PUBLISHED, "epoch": epoch}), "tiny").published
+    assert published is not None
+    figure = NetworkFigures(name="S0", accuracy=0.8, macs=1)
+    figures = Figures(split="test", samples=10, adaptive=figure, sums=(figure,), exits=(1.0,))
+    assert ("best on the test images" in published_line(published.get("kd"), figures)) == said
+
+
+@pytest.mark.parametrize(
+    ("path", "epoch"),
+    [
+        ("crd/res20_res110.yaml", "last"),
+        ("simkd/vgg8_vgg13.yaml", "best"),
+        ("jointrd/cifar100_plain18.yaml", "best"),
+        ("jointrd/imagenet_plain50.yaml", "best"),
+        ("data_free/cifar100_cmi.yaml", None),
+        ("reskd/cifar100_res110.yaml", None),
+    ],
+)
+def test_shipped_figures_say_which_epoch_they_are_of_where_that_is_known(path: str, epoch: str | None) -> None:
+    published = load(FOLDER / path).published
+    assert published is not None
+    assert published.get(str(published.row)).epoch == epoch
 
 
 def test_a_teachers_figure_may_differ_from_row_to_row(tmp_path: Path) -> None:

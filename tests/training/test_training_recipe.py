@@ -327,6 +327,30 @@ def test_the_paths_weight_falls_in_the_same_share_of_a_scaled_run(path: Path) ->
     assert (recipe.schedule.epochs, recipe.student.method["horizon"]) == (20, 6)
 
 
+def test_a_student_may_be_called_the_stage_that_it_is(tmp_path: Path) -> None:
+    ours = document()
+    renamed = {"stage0": ours.pop("student"), **ours}
+    assert parse(renamed, "tiny") == parse(document(), "tiny")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(renamed))
+    for key in ("student", "stage0"):
+        assert load(path, (f"{key}.method.tau=0.25",)).student.method["tau"] == 0.25
+
+
+def test_a_recipe_that_extends_another_may_use_the_other_name_of_the_student(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(document()))
+    (tmp_path / "above.yaml").write_text("extends: base.yaml\nstage0: {method: {tau: 0.25}}\n")
+    assert (
+        load(tmp_path / "above.yaml").student
+        == parse(document(student={**document()["student"], "method": {"name": "kd", "tau": 0.25}}), "tiny").student
+    )
+
+
+def test_a_student_under_both_names_is_refused() -> None:
+    with pytest.raises(RecipeError, match="tiny: stage0 is another name of student, and both are given"):
+        parse(document(stage0=document()["student"]), "tiny")
+
+
 @pytest.mark.parametrize("factor", [0.0, -1.0, INFINITY, NAN])
 def test_a_recipe_cannot_be_scaled_by_what_makes_no_sense(factor: float) -> None:
     with pytest.raises(RecipeError, match="factor over 0"):

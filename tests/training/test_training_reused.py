@@ -202,6 +202,7 @@ def test_a_name_says_what_differs_from_the_defaults() -> None:
         ("simkd(resnet8_a, resnet8_b; colour=red)", "colour: no such key; there are reduction, projector"),
         ("simkd(resnet8_a, resnet8_b; stages=3)", "3 stages of the teacher .* take 2 at most"),
         ("simkd(resnet8_a, resnet8_b; stages=1, align=vectors)", "want maps"),
+        ("simkd(resnet8_a, resnet8_b; stages=1, student_map=last_stage)", "student_map says nothing: leave it out"),
         ("simkd(resnet8_a, resnet8_b; reduction=100)", "leaves none of 64 channels: take 64 at most"),
         ("simkd(resnet8_a, torchvision:vit_b_16)", "is not made of maps"),
         ("simkd(resnet8_a, torchvision:squeezenet1_1)", "linear classifier"),

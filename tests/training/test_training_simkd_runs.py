@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from cascade.errors import RecipeError
+from cascade.figures import accuracy
 from tests.tiny_run import tiny_recipe, train_tiny
 from tests.training.networks import same, state
-from training.evaluate import evaluate
+from training.__main__ import main
+from training.data import Batches, load
+from training.evaluate import evaluate, labels_of, logits_of
 from training.models import Network
 from training.models.count import params
-from training.run import Run
+from training.run import Run, open_run
 
 pytestmark = pytest.mark.train
 
 SMALL = "resnet8_0.125_a"
 VANILLA = {"name": "vanilla"}
+RESIDUAL = {"models": [SMALL], "stop": {"count": 1}}
 TEACHER = {"model": SMALL, "method": VANILLA}
 QUICK: dict[str, Any] = {
     "schedule": {"epochs": 1, "batch_size": 256, "lr": 0.1, "policy": "cosine"},
@@ -76,13 +82,64 @@ def test_the_student_of_simkd_v_is_stored_under_its_own_name_with_its_classifier
     assert run.network("student")[0] == SMALL
 
 
-def test_both_heads_of_joint_training_are_measured(tmp_path: Path) -> None:
-    run = trained(tmp_path / "run", {"name": "simkd_joint"})
-    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of joint training that serves the teacher's head."""
+    return trained(tmp_path_factory.mktemp("joint") / "run", {"name": "simkd_joint"})
+
+
+def test_both_heads_of_joint_training_are_measured_after_each_epoch(joint: Run) -> None:
+    lines = [json.loads(line) for line in (joint.folder / "metrics.jsonl").read_text().splitlines()]
     (epoch,) = [line for line in lines if line["step"] == "student"]
-    figures = run.figures("student")
+    figures = joint.figures("student")
     assert epoch["dv/accuracy"] == figures["dv"]["accuracy"]
     assert epoch["dv/accuracy_student"] == figures["heads"]["student"]["accuracy"]
+
+
+def test_both_heads_of_joint_training_are_evaluated(joint: Run) -> None:
+    found = evaluate(joint, quiet=True)
+    (head,) = found.heads
+    assert (head.stage, head.name) == ("student", "student")
+    assert head.dv == joint.figures("student")["heads"]["student"]["accuracy"]
+    data = load(joint.recipe.data, quiet=True)
+    logits = logits_of([joint.heads("student")["student"]], data.test, Batches(data.preprocess, torch.device("cpu")))
+    assert head.test == accuracy(logits[0], labels_of(data.test))
+
+
+def test_evaluate_prints_the_head_that_is_not_served(joint: Run) -> None:
+    result = CliRunner().invoke(main, ["evaluate", str(joint.folder), "--quiet"])
+    (head,) = evaluate(joint, quiet=True).heads
+    line = f"student: its student head, not served: {head.test:.2%} on the test images, {head.dv:.2%} on D_v"
+    assert line in result.stdout.splitlines()
+
+
+def test_the_head_that_is_served_and_the_other_change_places(joint: Run, tmp_path: Path) -> None:
+    other = trained(tmp_path / "run", {"name": "simkd_joint", "deploy": "student"})
+    assert same(state(other.heads("student")["teacher"]), state(joint.network("student")[1]))
+    assert same(state(joint.heads("student")["student"]), state(other.network("student")[1]))
+    (head,) = evaluate(other, quiet=True).heads
+    assert head.test == evaluate(joint, quiet=True).test.sums[-1].accuracy
+
+
+def test_a_run_that_kept_no_other_head_is_evaluated_without_it(joint: Run, tmp_path: Path) -> None:
+    shutil.copytree(joint.folder, tmp_path / "run")
+    (tmp_path / "run" / "steps" / "student" / "head_student.safetensors").unlink()
+    assert evaluate(open_run(tmp_path / "run"), quiet=True).heads == ()
+
+
+def test_the_other_head_goes_along_where_a_step_is_taken_from_another_run(joint: Run, tmp_path: Path) -> None:
+    again = trained(tmp_path / "run", {"name": "simkd_joint"}, name="again", reuse=(joint.folder,))
+    assert not (again.folder / "metrics.jsonl").exists()
+    assert same(state(again.heads("student")["student"]), state(joint.heads("student")["student"]))
+
+
+def test_no_head_is_kept_of_a_student_that_was_cut_before(reused: Run, tmp_path: Path) -> None:
+    method = {"name": "simkd_joint", "deploy": "student"}
+    slim = {"rate": 0.4, "floor": 1, "shared": True, "method": method}
+    run = trained(tmp_path / "run", VANILLA, {"slim": slim}, teacher={"run": str(reused.folder), "step": "teacher"})
+    assert run.stages() == ["student_slim"]
+    assert run.figures("student_slim")["heads"].keys() == {"teacher"}
+    assert evaluate(run, quiet=True).heads == ()
 
 
 def test_sequential_training_takes_the_body_of_another_run(reused: Run, tmp_path: Path) -> None:
@@ -164,7 +221,8 @@ def test_a_run_on_other_data_cannot_be_begun_from(reused: Run, tmp_path: Path) -
     ("changes", "message"),
     [
         ({"teachers": [TEACHER]}, "both a teacher and teachers"),
-        (two(), "give a teacher"),
+        (two(residual=RESIDUAL), "one teacher, and here are 2, which is not supported: leave residual out, or"),
+        ({"teacher": None, "residual": RESIDUAL}, "give a teacher"),
         (two(residual=None, exit={"reference": "T"}), "there is no teacher"),
         (two(residual=None, teachers=[{**TEACHER, "schedule": {"lr": 0}}]), "teacher1.schedule.lr"),
         (two(residual=None, teachers=[{**TEACHER, "prune": {}}]), "prune each in a run of its own"),

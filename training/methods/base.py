@@ -157,8 +157,12 @@ class Method(nn.Module):
         return student
 
     def other_heads(self) -> dict[str, nn.Module]:
-        """What else gives logits and is worth measuring on D_v beside what is deployable, by name."""
+        """What else gives logits and is worth measuring beside what is deployable, by name."""
         return {}
+
+    def head_name(self, head: str, student: str, teachers: tuple[str, ...]) -> str:
+        """The name from which `models.build` makes one of the `other_heads` again; default: the student's."""
+        return student
 
     def deployable(self) -> nn.Module:
         """Images to logits, as it will be served; default: the student."""

@@ -5,7 +5,7 @@ the cross-entropy of the teacher's logits against their own largest, minus the s
 negative entropy of the mean prediction. The defaults are those of the library that Chen et al., "Knowledge Distillation
 with the Reused Teacher Classifier", 2022, arXiv 2203.14001, take for table 7, where one batch of the generator goes
 with five of the student; the paper's code has `activation: 0.1`, `entropy: 5` and a student that moves with every batch
-of the generator. The student's loss is KL at temperature 1.
+of the generator. The student's loss is `KL(teacher || student)` at temperature 1.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -35,11 +35,21 @@ class FSP(Distiller):
     """Consecutive maps go together as the teacher's do, before there are labels."""
 
     class Config(DistillerConfig):
-        """`init_share`: epochs of the first phase, of those that follow. `keep`: let its term stay, with `weight`."""
+        """`init_share`: epochs of the first phase, of those that follow. `keep`: let its term stay, with `weight`.
+
+        The first phase has no other term, so without `keep` there is nothing to weigh.
+        """
 
         BENCHES: ClassVar[dict[str, dict[str, Any]]] = {"crd": {"weight": 50.0}}
         init_share: Annotated[float, Field(gt=0, le=1)] = 30 / 240
         keep: bool = False
+
+        @model_validator(mode="before")
+        @classmethod
+        def _something_to_weigh(cls, given: dict[str, Any]) -> dict[str, Any]:
+            if "weight" in given and not given.get("keep"):
+                raise ValueError("weight is that of the term that stays: say keep: true, or leave weight out")
+            return given
 
     def __init__(self, config: Config, nets: Networks, data: TrainingSet) -> None:
         super().__init__(config, nets, data)

@@ -2,8 +2,8 @@
 
 Source: Chen et al., "Knowledge Distillation with the Reused Teacher Classifier", 2022, arXiv 2203.14001, Eq. 4 and
 tables S.4 and S.5: `(1 - alpha) L_KD + alpha L_SimKD` with `L_KD = CE + T^2 KL` at T = 4, on the student's own
-classifier. Both heads are measured; `deploy` says which one is served. A term without weight is left out, and its head
-unlearned.
+classifier. Both heads are stored and measured; `deploy` says which one is served. A term without weight is left out,
+and its head unlearned.
 """
 
 from __future__ import annotations
@@ -75,4 +75,8 @@ class SimKDJoint(SimKD):
 
     def deployed_name(self, student: str, teachers: tuple[str, ...]) -> str:
         """Of the whole, or the student's own."""
-        return student if self.config.deploy == "student" else super().deployed_name(student, teachers)
+        return self.head_name(self.config.deploy, student, teachers)
+
+    def head_name(self, head: str, student: str, teachers: tuple[str, ...]) -> str:
+        """Of either head."""
+        return student if head == "student" else super().deployed_name(student, teachers)

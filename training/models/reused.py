@@ -63,6 +63,15 @@ class Reuse(BaseModel):
             raise ValueError("stages of the teacher want maps: say align: maps, or stages: 0")
         return self
 
+    @model_validator(mode="after")
+    def _one_map_of_the_student(self) -> Self:
+        if self.stages and self.student_map == "last_stage":
+            raise ValueError(
+                "stages of the teacher take the place of the student's last ones, so student_map says nothing: leave "
+                "it out, or say stages: 0"
+            )
+        return self
+
     def name(self, student: str, teachers: Sequence[str]) -> str:
         """Of the network, as `models.build` knows it."""
         values = self.model_dump(include=set(Reuse.model_fields), exclude_defaults=True)

@@ -49,6 +49,8 @@ def entropy_loss(teacher: Tensor) -> Tensor:
 def contrastive_loss(local: Tensor, whole: Tensor, temperature: float, current: int) -> Tensor:
     """InfoNCE: a part of an image is that of its own whole, and of no other image.
 
+    With parts l_i, wholes g_i and temperature t: `-log(exp(l_i . g_i / t) / sum_j exp(l_i . g_j / t))`.
+
     Args:
         local: (M, D), embeddings of parts, each of length one.
         whole: (M, D), those of the whole images, without gradient here.
