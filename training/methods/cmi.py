@@ -1,8 +1,8 @@
 """CMI: contrastive model inversion. The student learns from a pool of images that were made from the teacher alone.
 
 Source: Fang et al., "Contrastive Model Inversion for Data-Free Knowledge Distillation", 2021, arXiv 2105.08584; how the
-images are made is in `training.synthesis.inversion`. The student's loss is `T^2 KL(teacher || student)` at T = 20, as in
-its code: the second term of Eq. 2 of Chen et al., "Knowledge Distillation with the Reused Teacher Classifier", 2022,
+images are made is in `training.synthesis.inversion`. The student's loss is `T^2 KL(teacher || student)` at T = 20, as
+in its code: the second term of Eq. 2 of Chen et al., "Knowledge Distillation with the Reused Teacher Classifier", 2022,
 arXiv 2203.14001, whose table 7 has the method.
 """
 

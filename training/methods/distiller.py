@@ -3,8 +3,8 @@
 Source: `ce * CE + kd * KD(T=4) + weight * own`, as in the two public benchmarks whose tables everybody compares with.
 `crd` is that of Tian, Krishnan, Isola, "Contrastive Representation Distillation", 2020, arXiv 1910.10699 (ce 1, kd 0);
 `simkd` that of Chen et al., "Knowledge Distillation with the Reused Teacher Classifier", 2022, arXiv 2203.14001
-(ce 1, kd 1, so that labels and KD are its Eq. 2). Where a paper's formula and a benchmark's code differ, the code is followed, because the published numbers
-come from it; each module says so.
+(ce 1, kd 1, so that labels and KD are its Eq. 2). Where a paper's formula and a benchmark's code differ, the code is
+followed, because the published numbers come from it; each module says so.
 
 Everything after the two forward passes is computed in float32, whatever the run's precision.
 """
