@@ -22,8 +22,7 @@ import yaml
 from cascade.fields import Frozen
 from cascade.figures import accuracy
 from training.data import Batches, Data, load
-from training.evaluate import labels_of, logits_of
-from training.pruning.compare import agreement
+from training.evaluate import agreement, labels_of, logits_of
 from training.recipe import parse
 from training.run import open_run
 

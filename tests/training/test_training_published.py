@@ -222,9 +222,11 @@ def test_evaluate_sets_the_published_figure_beside_ones_own(tmp_path: Path) -> N
 def test_a_figure_of_the_best_epoch_on_the_test_images_is_said_to_be_one(epoch: str | None, *, said: bool) -> None:
     published = parse(document(published={**PUBLISHED, "epoch": epoch}), "tiny").published
     assert published is not None
+    row = published.get("kd")
+    assert row is not None
     figure = NetworkFigures(name="S0", accuracy=0.8, macs=1)
     figures = Figures(split="test", samples=10, adaptive=figure, sums=(figure,), exits=(1.0,))
-    assert ("best on the test images" in published_line(published.get("kd"), figures)) == said
+    assert ("best on the test images" in published_line(row, figures)) == said
 
 
 @pytest.mark.parametrize(
@@ -241,13 +243,16 @@ def test_a_figure_of_the_best_epoch_on_the_test_images_is_said_to_be_one(epoch: 
 def test_shipped_figures_say_which_epoch_they_are_of_where_that_is_known(path: str, epoch: str | None) -> None:
     published = load(FOLDER / path).published
     assert published is not None
-    assert published.get(str(published.row)).epoch == epoch
+    row = published.get(str(published.row))
+    assert row is not None
+    assert row.epoch == epoch
 
 
 def test_a_teachers_figure_may_differ_from_row_to_row(tmp_path: Path) -> None:
     published = load(written(tmp_path, published={**PUBLISHED, "teacher": {"kd": 91}})).published
     assert published is not None
-    assert [published.get(row).teacher for row in ("kd", "twice")] == [91, None]
+    found = [published.get(row) for row in ("kd", "twice")]
+    assert [row and row.teacher for row in found] == [91, None]
 
 
 def test_a_row_that_no_paper_has_is_trained_like_any_other_and_listed_without_a_figure(tmp_path: Path) -> None:
