@@ -10,7 +10,7 @@ convolution's workspace share.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -41,21 +41,29 @@ class Stepper:
     Args:
         settings: of the method.
         student: name of the network to train.
-        teacher: frozen, in eval mode.
+        teachers: frozen, in eval mode.
         data: what is trained on.
         schedule: for batch size and optimiser.
         device: for precision and memory order.
     """
 
     def __init__(
-        self, settings: dict[str, Any], student: str, teacher: nn.Module, data: Data, schedule: Schedule, device: Device
+        self,
+        settings: dict[str, Any],
+        student: str,
+        teachers: Sequence[nn.Module],
+        data: Data,
+        schedule: Schedule,
+        device: Device,
     ) -> None:
         self.data, self.schedule, self.device = data, schedule, device
         size = data.preprocess.size
         self.student = models.build(student, len(data.classes), size)
         kind, config = find(settings)
         seen = TrainingSet(data.train.labels, data.train.index, size, schedule.batch_size)
-        self.method: Method = kind(config, Networks(device.place(self.student), teacher), seen)
+        self.method: Method = kind(
+            config, Networks(device.place(self.student), teachers[0], (), tuple(teachers[1:])), seen
+        )
         device.place(self.method).train()
         self.parameters = list(self.method.trainable())
         self.optimizer = torch.optim.SGD(self.parameters, lr=schedule.lr, momentum=schedule.momentum, nesterov=True)
@@ -76,6 +84,7 @@ class Stepper:
 
     def step(self, number: int) -> float:
         """One training step, all its turns; seconds."""
+        self.wait()
         began = time.perf_counter()
         batch = self.batch(number)
         for turn in range(self.method.turns()):
@@ -83,7 +92,13 @@ class Stepper:
             self.optimizer.zero_grad(set_to_none=True)
             total.backward()
             self.optimizer.step()
+        self.wait()
         return time.perf_counter() - began
+
+    def wait(self) -> None:
+        """Until a GPU has done all that it was asked for."""
+        if self.device.where.type == "cuda":
+            torch.cuda.synchronize()
 
     def held(self) -> int:
         """Bytes that the graph of one batch's losses holds, in its first turn."""

@@ -28,6 +28,7 @@ from torchvision import transforms
 
 from cascade.manifest import Preprocess
 from training import models
+from training.compiled import compile_network
 from training.data import Data, Split
 from training.device import Device, choose
 from training.log import Log
@@ -106,7 +107,7 @@ def ours(name: str, data: Data, batch: int, device: Device, folder: Path) -> Epo
     """One epoch of `training.loop`, as `rescade train` runs it."""
     net = device.place(models.build(name, CLASSES, SIDE))
     if device.compile:
-        net.compile()
+        compile_network(net)
     kind, config = find({"name": "vanilla"})
     split = data.train
     method = kind(config, Networks(net), TrainingSet(split.labels, split.index, SIDE, batch))

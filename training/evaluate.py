@@ -19,6 +19,7 @@ from cascade.fields import Frozen
 from cascade.figures import Sample, accuracy, energy_threshold, mean_energy, measure, running_sums, sweep
 from cascade.manifest import Figures
 from training import checkpoint
+from training.compiled import uncompiled
 from training.data import Batches, Split, load
 from training.device import choose
 from training.epochs import Epochs, epochs_of
@@ -46,11 +47,11 @@ def logits_of(nets: Sequence[nn.Module], split: Split, batches: Batches) -> list
     parts: list[list[Tensor]] = [[] for _ in nets]
     for net in nets:
         net.eval()
-    with torch.no_grad():
+    # uncompiled: graphs would be made again for eval mode, and for the last, smaller batch
+    with torch.no_grad(), uncompiled():
         for batch in batches.plain(split, EVALUATION_BATCH):
             for part, net in zip(parts, nets, strict=True):
-                # not net(...): a compiled network would be compiled again for eval mode and for the last, smaller batch
-                part.append(net.forward(batch.images).float().cpu())
+                part.append(net(batch.images).float().cpu())
     return [torch.cat(part).numpy() for part in parts]
 
 

@@ -20,6 +20,7 @@ from cascade.errors import RecipeError
 from cascade.figures import running_sums
 from training import checkpoint, models
 from training import data as data_module
+from training.compiled import compile_helpers, compile_network, uncompiled
 from training.data import Batches, Data
 from training.device import Device, choose
 from training.evaluate import Logits, logits_of, summary
@@ -316,9 +317,6 @@ class _Trainer:
         if masks is not None:
             masks = masks.to(self.device.where)
             masks.hold(net)
-        if self.device.compile:
-            torch._dynamo.reset()
-            net.compile()
         kind, config = find(plan.method)
         step = Step(
             plan.step,
@@ -332,9 +330,13 @@ class _Trainer:
         batch_size = step.schedule.batch_size // self.device.world
         rule = self.data.preprocess
         seen = TrainingSet(split.labels, split.index, rule.size, batch_size, rule.mean, rule.std, self.data.augment)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), uncompiled():
             trained = kind(config, replace(plan.nets, student=net), seen)
         self.device.place(trained)
+        if self.device.compile:
+            torch._dynamo.reset()
+            compile_network(net)
+            compile_helpers(trained)
         held = None if masks is None else functools.partial(masks.apply, net)
         train(step, trained, self.data, self.device, self.log, held)
         teachers = [self.run.figures(name)["model"] for name in plan.inputs[: len(plan.nets.teachers)]]
@@ -384,7 +386,7 @@ class _Trainer:
         """A finished network, frozen, on the device."""
         net = self.device.place(net).eval().requires_grad_(requires_grad=False)
         if self.device.compile:
-            net.compile()
+            compile_network(net)
         return net
 
     def dv_logits(self, net: nn.Module) -> Logits:

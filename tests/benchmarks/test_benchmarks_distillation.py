@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
-from benchmarks.distillation import ELSEWHERE, METHODS, TRIALS, Comparison, Trial, rows_of, show
+from benchmarks.distillation import Comparison, rows_of, show
 from benchmarks.distillation_cost import held_by
+from benchmarks.distillation_trials import DIGITS, ELSEWHERE, METHODS, NO_DATA, TRIALS, Trial
 from training.methods.base import METHODS as REGISTERED
 from training.methods.base import find, import_all
 
@@ -76,13 +78,53 @@ def test_a_run_in_the_file_is_not_run_again(tmp_path: Path) -> None:
     assert not before.place("kd", 3).exists()
 
 
-def test_a_run_that_is_not_in_the_file_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def tiny(out: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Comparison:
+    """A trial of one pass over the digits."""
     few = {"epochs": 1, "batch_size": 256, "policy": "cosine"}
-    monkeypatch.setitem(TRIALS, "tiny", Trial("digits", "resnet8_0.125_a", "resnet8_0.125_a", few, 1))
-    tiny = Comparison("tiny", tmp_path)
-    tiny.run("simkd_sequential", 0)  # on the body of a run that has to come before, and that one on the teacher's
-    assert list(tiny.noted()) == [("teacher", 0), ("simkd", 0), ("simkd_sequential", 0)]
-    assert all(0 < row["accuracy"] < 1 for row in tiny.noted().values())
+    trial = Trial(DIGITS, "resnet8_0.125_a", "resnet8_0.125_a", few, {}, **settings)
+    monkeypatch.setitem(TRIALS, "tiny", trial)
+    return Comparison("tiny", out)
+
+
+def test_a_run_that_is_not_in_the_file_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = tiny(tmp_path, monkeypatch)
+    trial.run("simkd_sequential", 0)  # on the body of a run that has to come before, and that one on the teacher's
+    assert list(trial.noted()) == [("teacher", 0), ("simkd", 0), ("simkd_sequential", 0)]
+    assert all(0 < row["accuracy"] < 1 for row in trial.noted().values())
+
+
+def test_a_method_of_several_teachers_has_all_of_them_and_another_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = tiny(tmp_path, monkeypatch, teachers=2)
+    trial.run("simkd, several teachers", 0)
+    assert list(trial.noted()) == [("teacher", 0), ("teacher", 1), ("simkd, several teachers", 0)]
+    assert trial.noted()["simkd, several teachers", 0]["model"].count("resnet8_0.125_a") == 3
+    alone, both = (trial.recipe_for(row, 0).teachers_by_step() for row in ("kd", "aveg"))
+    assert [Path(str(each.run)).name for each in both.values()] == ["teacher", "teacher-1"]
+    assert [Path(str(each.run)).name for each in alone.values()] == ["teacher"]
+
+
+@pytest.mark.parametrize("row", NO_DATA)
+def test_the_sizes_of_methods_without_data_are_those_of_the_recipe(row: str) -> None:
+    recipe = yaml.safe_load(Path("training/recipes/data_free/digits.yaml").read_text())
+    given = {key: value for key, value in METHODS[row].items() if key not in ("name", "generator_batch")}
+    assert given.items() <= recipe["student"]["method"].items()
+    trial = TRIALS["no_data"]
+    assert (trial.student, trial.teacher) == (recipe["student"]["model"], recipe["teacher"]["model"])
+    assert (trial.schedule, trial.data) == (recipe["schedule"], recipe["data"])
+
+
+@pytest.mark.parametrize("name", [name for name in TRIALS if name != "tiny"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_trial_is_a_recipe_on_either_device_for_as_many_epochs_as_are_asked_for(
+    tmp_path: Path, name: str, device: str
+) -> None:
+    trial = Comparison(name, tmp_path, device=device, epochs=3)
+    recipe = trial.recipe(0, METHODS["vanilla"], trial.trial.student, {})
+    assert (recipe.runtime.device, recipe.schedule.epochs) == (device, 3)
+    assert recipe.schedule_for(trial.trial.teacher_schedule).epochs == 3
+    assert trial.results.parent != Comparison(name, tmp_path).results.parent
 
 
 def test_the_printed_table_is_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor
 from cascade.errors import RecipeError
 from tests.training.loops import Interrupted, StopsAt, method, trained
 from tests.training.networks import batch, networks, same, state, training_set
+from training.methods import crd as crd_module
 from training.methods.base import TrainingSet, find
-from training.methods.crd import CRD, Bank, OtherClasses
+from training.methods.crd import CRD, Bank, OtherClasses, first_different
 from training.methods.maps import unit
 
 pytestmark = pytest.mark.train
@@ -79,7 +80,9 @@ def test_one_class_alone_cannot_be_contrasted() -> None:
 def test_rows_keep_half_of_themselves_and_are_of_length_one() -> None:
     bank = Bank(training_set(), 3, 0.07, 0.5)
     before, fresh = bank.rows.clone(), unit(torch.randn(2, 3))
-    bank.take(torch.tensor([4, 1]), fresh)
+    bank.keep(torch.tensor([4, 1]), fresh)
+    assert torch.equal(bank.rows, before)
+    bank.settle()
     torch.testing.assert_close(bank.rows[[4, 1]], unit(0.5 * before[[4, 1]] + 0.5 * fresh))
     torch.testing.assert_close(bank.rows[[4, 1]].norm(dim=1), torch.ones(2))
     untouched = [place for place in range(16) if place not in (1, 4)]
@@ -120,6 +123,7 @@ def test_the_memory_takes_each_batch_in_but_not_in_eval_mode() -> None:
     assert torch.equal(trained.student_bank.rows, before)
     trained.train().losses(batch(*LABELS))
     for bank in (trained.student_bank, trained.teacher_bank):
+        bank.settle()
         torch.testing.assert_close(bank.rows.norm(dim=1), torch.ones(16))
 
 
@@ -129,6 +133,41 @@ def test_what_is_remembered_has_no_gradient_and_the_batch_that_comes_in_changes_
     loss.backward()
     assert trained.embed_teacher.weight.grad is not None
     assert not any(buffer.requires_grad for buffer in trained.buffers())
+
+
+def test_no_bank_is_copied_for_the_backward_pass() -> None:
+    trained, held = crd().train(), set()
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: held.add(x.untyped_storage().data_ptr()) or x, lambda x: x):
+        loss = trained.losses(batch(*LABELS))["crd"]
+    assert {bank.rows.untyped_storage().data_ptr() for bank in (trained.student_bank, trained.teacher_bank)} <= held
+    assert loss.isfinite()
+
+
+def test_what_is_read_of_the_memory_has_the_last_batch_and_what_is_loaded_is_not_moved_by_it() -> None:
+    bank = Bank(training_set(), 3, 0.07, 0.5)
+    before = {name: value.clone() for name, value in bank.state_dict().items()}
+    bank.keep(torch.tensor([2]), unit(torch.randn(1, 3)))
+    assert not torch.equal(bank.state_dict()["rows"][2], before["rows"][2])
+    bank.keep(torch.tensor([2]), unit(torch.randn(1, 3)))
+    bank.load_state_dict(before)
+    assert torch.equal(bank.state_dict()["rows"], before["rows"])
+
+
+def test_of_many_samples_others_are_drawn_without_a_key_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = [0, 1, 2, 3] * 500
+    known = others(labels)
+    monkeypatch.setattr(crd_module, "LARGE", 1000)
+    found = drawn(known, [0, 1, 2, 3], 375)
+    assert all(len(set(row)) == 375 for row in found.tolist())
+    assert (torch.tensor(labels)[found] != torch.arange(4)[:, None]).all()
+
+
+def test_the_first_different_numbers_are_equally_likely() -> None:
+    torch.manual_seed(0)
+    found = first_different(torch.full((4000, 1), 40), 10, 40)
+    assert all(len(set(row)) == 10 for row in found[:100].tolist())
+    shares = torch.bincount(found.flatten(), minlength=40) / found.numel()
+    torch.testing.assert_close(shares, torch.full((40,), 1 / 40), atol=0.002, rtol=0)
 
 
 def test_a_run_that_was_stopped_remembers_the_same(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from training.compiled import uncompiled
 from training.methods.base import Batch, register
 from training.methods.distiller import Positive
 from training.methods.kd import kl
@@ -32,8 +33,8 @@ class Inverted(DataFree):
     def said(self, images: Tensor) -> Tensor:
         """The logits of what would be deployed, as it would be."""
         net: nn.Module = self.deployable()
-        with in_eval_mode(net):
-            logits: Tensor = net.forward(images)
+        with in_eval_mode(net), uncompiled():
+            logits: Tensor = net(images)
         return logits
 
 

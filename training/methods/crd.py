@@ -29,6 +29,7 @@ from training.methods.maps import unit
 from training.models.contract import Features
 
 EPSILON = 1e-7
+LARGE = 100_000  # samples, beyond which no key is thrown for each of them
 
 
 @register("crd")
@@ -53,7 +54,7 @@ class CRD(Distiller):
         self.teacher_bank = Bank(data, config.width, config.temperature, config.momentum)
 
     def compare(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
-        """Both sides; in training mode the memory then takes the batch in."""
+        """Both sides; in training mode the memory takes the batch in before it is asked again, or looked at."""
         ours = unit(self.embed_student(student.maps[-1]))
         theirs = unit(self.embed_teacher(teacher.maps[-1]))
         drawn = self.others.draw(batch.labels, self.config.negatives)
@@ -63,15 +64,16 @@ class CRD(Distiller):
             *self.student_bank.scores(theirs, index, samples), samples
         )
         if self.training:
-            self.student_bank.take(batch.index, ours)
-            self.teacher_bank.take(batch.index, theirs)
+            self.student_bank.keep(batch.index, ours)
+            self.teacher_bank.keep(batch.index, theirs)
         return loss
 
 
 class Bank(nn.Module):
     """A remembered embedding for each sample, and the constant that scores against it are divided by.
 
-    Everything is a buffer, so that a checkpoint holds it.
+    Everything is a buffer, so that a checkpoint holds it. The backward pass needs the rows as they were, so a batch
+    that is kept moves its rows only when scores are asked for again, or the state is read: no step copies the bank.
 
     Args:
         data: how many samples there are.
@@ -88,11 +90,14 @@ class Bank(nn.Module):
         self.temperature, self.momentum = temperature, momentum
         self.register_buffer("rows", (torch.rand(len(data.labels), width) * 2 - 1) / math.sqrt(width / 3))
         self.register_buffer("z", torch.tensor(-1.0))
+        self.kept: tuple[Tensor, Tensor] | None = None
+        self.register_state_dict_pre_hook(lambda bank, *_: bank.settle())
+        self.register_load_state_dict_pre_hook(lambda bank, *_: bank.forget())
 
     def scores(self, embedded: Tensor, index: Tensor, samples: int) -> tuple[Tensor, Tensor]:
         """How each embedding (B, D) fits the rows that `index` (B, 1 + m) names: exp scores (B, 1 + m), and Z."""
-        # A copy, because `take` changes rows before the backward pass needs them.
-        similar = embedded @ self.rows.clone().T
+        self.settle()
+        similar = embedded @ self.rows.T
         scores = (similar.gather(1, index) / self.temperature).exp()
         with torch.no_grad():
             z = torch.where(self.z < 0, mean_everywhere(scores.mean() * samples), self.z)
@@ -100,10 +105,20 @@ class Bank(nn.Module):
                 self.z.copy_(z)
         return scores, z
 
+    def keep(self, index: Tensor, embedded: Tensor) -> None:
+        """Remember new embeddings (B, D) of these samples (B,), for when the backward pass is over."""
+        self.kept = from_everywhere(index), from_everywhere(embedded.detach())
+
+    def forget(self) -> None:
+        """Drop what was kept."""
+        self.kept = None
+
     @torch.no_grad()
-    def take(self, index: Tensor, embedded: Tensor) -> None:
-        """Move the rows (B,) towards new embeddings (B, D), and make them of length one again."""
-        index, embedded = from_everywhere(index), from_everywhere(embedded.detach())
+    def settle(self) -> None:
+        """Move the rows towards what was kept, and make them of length one again."""
+        if self.kept is None:
+            return
+        (index, embedded), self.kept = self.kept, None
         self.rows[index] = unit(self.momentum * self.rows[index] + (1 - self.momentum) * embedded)
 
 
@@ -151,10 +166,40 @@ class OtherClasses(nn.Module):
         return self.by_class[places + (places >= self.first[labels][:, None]) * sizes]
 
     def without_replacement(self, others: Tensor, count: int) -> Tensor:
-        """`count` different places below each of `others` (B, 1), none of which is below `count`: (B, count) int64."""
+        """`count` different places below each of `others` (B, 1), none of which is below `count`: (B, count) int64.
+
+        Up to `LARGE` samples each gets a random key, and the highest win: B x N numbers. Beyond that, where at most a
+        quarter of the others is wanted, places are drawn with replacement, some more than are wanted, and the first
+        different ones stay: about B x `count`.
+        """
+        if self.count > LARGE and self.least >= 4 * count:
+            return first_different(others, count, self.least)
         keys = torch.rand(len(others), self.count, device=others.device)
         none = torch.arange(self.count, device=others.device) >= others
         return keys.masked_fill_(none, -1.0).topk(count, dim=1, sorted=False).indices
+
+
+def first_different(others: Tensor, count: int, least: int) -> Tensor:
+    """The first `count` different numbers of a random sequence, a row for each upper bound.
+
+    Args:
+        others: (B, 1) int64; numbers of a row are from 0 to below it.
+        count: wanted of a row; few beside `least`.
+        least: of `others`, as a plain number.
+
+    Returns:
+        (B, count) int64. The sequence is so long that with probability over 1 - exp(-72) a row has enough of them: the
+        n-th repeats an earlier one with probability n / least at most, and Chernoff's bound says how many do. Otherwise
+        some come twice, as nobody waits for the device to say so.
+    """
+    again = count * count / least  # numbers that come again are fewer, on average
+    length = count + math.ceil(again + 12 * math.sqrt(again) + 48)
+    drawn = (torch.rand(len(others), length, device=others.device, dtype=torch.float64) * others).long()
+    values, order = drawn.sort(dim=1, stable=True)
+    seen = torch.zeros_like(drawn, dtype=torch.bool)
+    seen.scatter_(1, order[:, 1:], values[:, 1:] == values[:, :-1])
+    place = torch.arange(length, device=others.device) + length * seen
+    return drawn.gather(1, place.topk(count, dim=1, largest=False, sorted=False).indices)
 
 
 def contrast(scores: Tensor, z: Tensor, samples: int) -> Tensor:

@@ -53,26 +53,31 @@ class SimKD(Method):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """`input` and `output`, whichever are asked for."""
-        return self.compared(self.whole[0].pre_pool(batch.images), batch.images)
+        return self.compared(self.whole[0].pre_pool(batch.images), self.theirs(batch.images))
 
-    def compared(self, student: Tensor, images: Tensor) -> dict[str, Tensor]:
-        """The losses of the student's map (B, Cs, H, W), averaged over the teachers."""
+    @torch.no_grad()
+    def theirs(self, images: Tensor) -> list[Tensor]:
+        """Each teacher's map before any pooling, (B, Ct, H, W), without gradient."""
+        return [self.config.of_teacher(teacher, images) for teacher in self.teachers]
+
+    def compared(self, student: Tensor, theirs: list[Tensor]) -> dict[str, Tensor]:
+        """The losses of the student's map (B, Cs, H, W) against the teachers', averaged over these."""
         found: dict[str, list[Tensor]] = {}
-        for teacher, branch, smaller in zip(self.teachers, self.whole[0].branches, self.shrinks, strict=True):
+        branches = zip(self.teachers, theirs, self.whole[0].branches, self.shrinks, strict=True)
+        for teacher, x, branch, smaller in branches:
             with torch.no_grad():
-                target = self.target(teacher, smaller, images)
+                target = self.target(teacher, smaller, x)
             guess = branch.front(student)
             if self.config.loss != "output":
                 found.setdefault("input", []).append(functional.mse_loss(guess.float(), target.float()))
             if self.config.loss != "input":
-                theirs, ours = (teacher.classifier(branch.tail(x)).float() for x in (target, guess))
-                found.setdefault("output", []).append(functional.mse_loss(ours, theirs))
+                wanted, ours = (teacher.classifier(branch.tail(each)).float() for each in (target, guess))
+                found.setdefault("output", []).append(functional.mse_loss(ours, wanted))
         return {name: torch.stack(values).mean() for name, values in found.items()}
 
-    def target(self, teacher: Network, smaller: nn.Module, images: Tensor) -> Tensor:
-        """What the projector has to match, (B, Ct, H, W); a vector is a map of one pixel. Call under no_grad."""
-        theirs = self.config.of_teacher(teacher, images)
-        target: Tensor = teacher.pool(theirs)[:, :, None, None] if self.config.align == "vectors" else smaller(theirs)
+    def target(self, teacher: Network, smaller: nn.Module, x: Tensor) -> Tensor:
+        """What the projector has to match, of the teacher's map; a vector is a map of one pixel. Call under no_grad."""
+        target: Tensor = teacher.pool(x)[:, :, None, None] if self.config.align == "vectors" else smaller(x)
         return target
 
     def trainable(self) -> Iterator[nn.Parameter]:

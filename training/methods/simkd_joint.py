@@ -37,16 +37,23 @@ class SimKDJoint(SimKD):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """`ce`, `kd`, `input` and `output`, whichever have a weight."""
         alpha, found = self.config.alpha, {}
-        x = self.whole[0].pre_pool(batch.images)
+        x, theirs = self.whole[0].pre_pool(batch.images), self.theirs(batch.images)
         if alpha < 1:
             with torch.no_grad():
-                target = self.teacher(batch.images)
+                target = self.logits_of_teacher(theirs[0])
             logits = self.own_logits(x)
             found["ce"] = (1 - alpha) * functional.cross_entropy(logits, batch.labels)
             found["kd"] = (1 - alpha) * kl(logits, target, self.config.t)
         if alpha > 0:
-            found |= {name: alpha * loss for name, loss in self.compared(x, batch.images).items()}
+            found |= {name: alpha * loss for name, loss in self.compared(x, theirs).items()}
         return found
+
+    def logits_of_teacher(self, x: Tensor) -> Tensor:
+        """(B, K) float32, from the map that the projector has to match: the teacher runs once for both losses."""
+        (teacher,) = self.teachers
+        if self.config.stages == 0:
+            return teacher.classify(x).float()
+        return teacher.run_from(x, len(teacher.stages) - self.config.stages).float()
 
     def own_logits(self, x: Tensor) -> Tensor:
         """(B, K) float32 of the student's own head, from the map that the projector reads."""

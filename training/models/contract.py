@@ -37,14 +37,20 @@ class Stage(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', H', W')."""
+    def forward(self, x: Tensor, *, both: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> (B, C', H', W'); with `both`, what the method of that name gives."""
+        if both:
+            return self._both(x)
         for block in self.blocks:
             x = block(x)
         return x
 
     def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The same map, and the one before its last ReLU; one and the same where the stage ends in none."""
+        found: tuple[Tensor, Tensor] = self(x, both=True)  # through the call, which is what gets compiled
+        return found
+
+    def _both(self, x: Tensor) -> tuple[Tensor, Tensor]:
         for block in self.blocks[:-1]:
             x = block(x)
         last = self.blocks[-1]

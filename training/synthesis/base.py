@@ -16,6 +16,7 @@ from torch import Tensor, distributed, nn
 from torch.optim import Adam, Optimizer
 
 from cascade.errors import RecipeError
+from training.compiled import uncompiled
 from training.methods.base import Batch, Method, Networks, TrainingSet
 from training.methods.count import Count
 
@@ -131,7 +132,7 @@ def in_eval_mode(net: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def probe(net: nn.Module, size: int) -> Tensor:
     """The logits (1, K) of one black image, which say how many classes there are; the network is left as it was."""
-    with in_eval_mode(net):
+    with in_eval_mode(net), uncompiled():
         image = torch.zeros(1, 3, size, size, device=next(net.parameters()).device)
-        logits: Tensor = net.forward(image)
+        logits: Tensor = net(image)
     return logits

@@ -129,13 +129,13 @@ class Inversion(Synthesis):
         config, augment, teacher = self.config, self.data.augment, self.teacher[0]
         view = self.normalised(whole_view(images, augment))
         with watched(teacher) as seen:
-            target = teacher.forward(view).float()
+            target = teacher(view).float()
         whole = instance_means(seen)
         loss = config.bn * statistics_loss(seen) + config.one_hot * functional.cross_entropy(target, labels)
         if config.adversarial:
             loss = loss + config.adversarial * adversarial_loss(self.student(view).float(), target, where_agreed=True)
         with watched(teacher) as seen:
-            teacher.forward(self.normalised(part_view(images, augment)))
+            teacher(self.normalised(part_view(images, augment)))
         local = instance_means(seen)
         if config.contrast:
             loss = loss + config.contrast * self.contrast(local, whole)

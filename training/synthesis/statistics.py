@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cascade.errors import RecipeError
+from training.compiled import uncompiled
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Seen:
 def watched(net: nn.Module) -> Iterator[list[Seen]]:
     """Note what every batch norm of a network is given, in the order in which they are asked.
 
-    Call the network's `forward`: a compiled network would not know of the hooks.
+    Nothing is compiled meanwhile: a compiled network does not know of the hooks.
     """
     seen: list[Seen] = []
 
@@ -46,7 +47,8 @@ def watched(net: nn.Module) -> Iterator[list[Seen]]:
 
     handles = [norm.register_forward_pre_hook(note) for norm in norms_of(net)]
     try:
-        yield seen
+        with uncompiled():
+            yield seen
     finally:
         for handle in handles:
             handle.remove()
