@@ -117,7 +117,10 @@ def semckd(how: Any, s: Features, t: Features) -> float:
 
 
 def crd(how: Any, s: Features, t: Features) -> float:
-    ours, theirs = rows(linear(exact(s.maps[-1]), how.embed_student)), rows(linear(exact(t.maps[-1]), how.embed_teacher))
+    ours, theirs = (
+        rows(linear(exact(s.maps[-1]), how.embed_student)),
+        rows(linear(exact(t.maps[-1]), how.embed_teacher)),
+    )
     index = torch.cat([BATCH.index[:, None], how.others.draw(BATCH.labels, 6)], 1)
     total = 0.0
     for vectors, bank in ((ours, how.teacher_bank), (theirs, how.student_bank)):
@@ -142,9 +145,7 @@ TERMS: dict[str, Callable[[Any, Features, Features], float]] = {
     "vid": vid,
     "rkd": rkd,
     "pkt": lambda how, s, t: definitions.pkt(exact(s.maps[4]), exact(t.maps[4])),
-    "ft": lambda how, s, t: definitions.ft(
-        exact(how.translator(s.maps[3])), exact(how.paraphraser.encoder(t.maps[3]))
-    ),
+    "ft": lambda how, s, t: definitions.ft(exact(how.translator(s.maps[3])), exact(how.paraphraser.encoder(t.maps[3]))),
     "nst": lambda how, s, t: sum(definitions.nst(exact(s.maps[stage]), exact(t.maps[stage])) for stage in STAGES),
     "crd": crd,
     "crd_kd": crd,
