@@ -45,7 +45,7 @@ def logits_of(nets: Sequence[nn.Module], split: Split, batches: Batches) -> list
     parts: list[list[Tensor]] = [[] for _ in nets]
     for net in nets:
         net.eval()
-    with torch.no_grad():
+    with torch.inference_mode():
         for batch in batches.plain(split, EVALUATION_BATCH):
             for part, net in zip(parts, nets, strict=True):
                 # not net(...): a compiled network would be compiled again for eval mode and for the last, smaller batch
