@@ -48,7 +48,7 @@ def logits_of(nets: Sequence[nn.Module], split: Split, batches: Batches) -> list
     for net in nets:
         net.eval()
     # uncompiled: graphs would be made again for eval mode, and for the last, smaller batch
-    with torch.no_grad(), uncompiled():
+    with torch.inference_mode(), uncompiled():
         for batch in batches.plain(split, EVALUATION_BATCH):
             for part, net in zip(parts, nets, strict=True):
                 part.append(net(batch.images).float().cpu())

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, distributed, nn
@@ -29,6 +30,7 @@ from training.synthesis.generative import Generative
 from training.synthesis.generator import Generator
 from training.synthesis.inversion import Inversion
 from training.synthesis.statistics import statistics_loss, watched
+from training.synthesis.views import part_view, whole_view
 
 pytestmark = pytest.mark.train
 
@@ -52,6 +54,11 @@ def generator_of(how: DataFree) -> Generator:
     made = how.synthesis
     assert isinstance(made, Generative | Inversion)
     return made.generator
+
+
+def exact(x: Tensor) -> definitions.Array:
+    found: definitions.Array = x.detach().double().numpy()
+    return found
 
 
 def no_draw() -> Batch:
@@ -194,20 +201,47 @@ def test_inversion_keeps_the_images_of_the_lowest_loss(monkeypatch: pytest.Monke
 
 
 def test_images_are_judged_by_all_four_terms() -> None:
-    images = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(16) % 10
+    how = small("cmi")
+    images, labels = torch.rand(48, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(48) % 10
+    for net in how.student.eval(), how.nets.teacher:  # they agree on some images, and clearly not on others
+        assert isinstance(net, models.Network)
+        net.classifier.weight.data.mul_(30)
+        net.classifier.bias.data.sub_(net(images).mean(0).detach())
+    made = how.synthesis
+    assert isinstance(made, Inversion)
+    torch.manual_seed(0)
+    expected = definitions_of(made, images, labels)
+    usual, nothing = made.config, dict.fromkeys(expected, 0.0)
+    assert expected["adversarial"] < 0
 
-    def judged(**weights: float) -> float:
-        nothing = {"bn": 0.0, "one_hot": 0.0, "adversarial": 0.0, "contrast": 0.0}
-        made = small("cmi", **{**nothing, **weights}).synthesis
-        assert isinstance(made, Inversion)
+    def judged(weights: dict[str, float]) -> float:
         torch.manual_seed(0)
-        return made.judged(images, labels)[0].item()
+        made.config = usual.model_copy(update={**nothing, **weights})
+        with torch.no_grad():
+            return made.judged(images, labels)[0].item()
 
-    each = [judged(**{name: 2.0}) for name in ("bn", "one_hot", "adversarial", "contrast")]
-    assert judged(bn=1.0, one_hot=1.0, adversarial=1.0, contrast=1.0) == pytest.approx(sum(each) / 2, rel=1e-4)
-    assert each[2] <= 0
-    assert min(each[0], each[1], each[3]) > 0
+    assert {name: judged({name: 2.0}) / 2 for name in expected} == pytest.approx(expected, rel=1e-5)
+    weights = {"bn": 2.0, "one_hot": 3.0, "adversarial": 5.0, "contrast": 7.0}
+    assert judged(weights) == pytest.approx(sum(weights[name] * value for name, value in expected.items()), rel=1e-5)
+
+
+@torch.no_grad()
+def definitions_of(made: Inversion, images: Tensor, labels: Tensor) -> dict[str, float]:
+    """The four terms without their weights, by the first views that torch's dice give."""
+    whole, local = (view(images, made.data.augment) for view in (whole_view, part_view))
+    with watched(made.teacher[0]) as seen:
+        target = made.teacher[0](made.normalised(whole))
+    student = made.student(made.normalised(whole))
+    with watched(made.teacher[0]) as parts:
+        made.teacher[0](made.normalised(local))
+    embedded = [exact(made.head(torch.cat([one.maps.mean((2, 3)) for one in maps], 1))) for maps in (parts, seen)]
+    remembered = [list(map(exact, x)) for x in zip(*((one.maps, one.mean, one.variance) for one in seen), strict=True)]
+    return {
+        "bn": definitions.statistics(*remembered),
+        "one_hot": -float(np.log(definitions.shares(exact(target)))[np.arange(len(labels)), labels.numpy()].mean()),
+        "adversarial": definitions.adversarial(exact(student), exact(target), where_agreed=True),
+        "contrast": definitions.contrastive(embedded[0], embedded[1], made.config.contrast_t, len(labels)),
+    }
 
 
 def test_under_simkd_it_is_the_reused_classifier_that_images_have_to_part() -> None:
@@ -227,11 +261,12 @@ def test_zskt_may_compare_attention_too() -> None:
     student, teacher = how.student, how.nets.teacher
     assert isinstance(student, models.Network)
     assert isinstance(teacher, models.Network)
-    pairs = zip(student.features(batch.images).maps, teacher.features(batch.images).maps, strict=True)
-    stages = [(s.detach().double().numpy(), t.double().numpy()) for s, t in pairs][1:-1]
-    found = how.losses(batch)
-    assert found["attention"].item() == pytest.approx(250 * sum(definitions.at(*pair) for pair in stages), rel=1e-4)
-    assert found["kd"].item() == pytest.approx(small("zskt").eval().losses(batch)["kd"].item(), rel=1e-5)
+    with torch.no_grad():
+        ours, theirs = student.features(batch.images), teacher.features(batch.images)
+    apart = sum(definitions.at(exact(ours.maps[stage]), exact(theirs.maps[stage])) for stage in (1, 2, 3))
+    kd = definitions.kl(exact(ours.logits), exact(theirs.logits), 1.0)
+    found = {name: loss.item() for name, loss in how.losses(batch).items()}
+    assert found == pytest.approx({"kd": kd, "attention": 250 * apart}, rel=1e-5)
 
 
 @pytest.mark.parametrize(

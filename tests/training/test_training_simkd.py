@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cascade.errors import RecipeError
+from tests.training import definitions
 from tests.training.networks import Says, batch, frozen, networks, same, state, training_set
 from training.methods.base import Batch, Method, Networks, find
 from training.models import Network
@@ -167,15 +168,17 @@ def test_a_teacher_without_maps_is_refused(name: str) -> None:
 
 
 def test_joint_training_weighs_kd_against_simkd() -> None:
-    made, alone = method("simkd_joint", alpha=0.75), method("simkd")
+    given = nets()
+    for net in given.student, given.teacher:
+        assert isinstance(net, Network)
+        net.classifier.weight.data.mul_(10)  # logits far enough apart for float32 to give their divergence exactly
+    made, alone = method("simkd_joint", given=given, alpha=0.75), method("simkd", given=given)
     with torch.no_grad():
-        teacher = made.teacher(BATCH.images)
-        ours, theirs = numbers(made.student(BATCH.images)), numbers(teacher)
-    log_p, log_q = (x / 4 - np.log(np.exp(x / 4).sum(1, keepdims=True)) for x in (ours, theirs))
-    log_1 = ours - np.log(np.exp(ours).sum(1, keepdims=True))
+        ours, theirs = numbers(made.student(BATCH.images)), numbers(made.teacher(BATCH.images))
+    labelled = -np.log(definitions.shares(ours))[np.arange(16), BATCH.labels.numpy()].mean()
     found = values(made)
-    assert found["kd"] == pytest.approx(0.25 * 16 * (np.exp(log_q) * (log_q - log_p)).sum(1).mean(), rel=1e-4)
-    assert found["ce"] == pytest.approx(-0.25 * log_1[np.arange(16), BATCH.labels.numpy()].mean(), rel=1e-5)
+    assert found["kd"] == pytest.approx(0.25 * definitions.kl(ours, theirs, 4.0), rel=1e-5)
+    assert found["ce"] == pytest.approx(0.25 * labelled, rel=1e-5)
     made.whole[0].branches[0].front.load_state_dict(alone.whole[0].branches[0].front.state_dict())  # type: ignore[index, union-attr]
     assert found.keys() == {"ce", "kd", "input"}
     assert values(made)["input"] == pytest.approx(0.75 * values(alone)["input"], rel=1e-5)

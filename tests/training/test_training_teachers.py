@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cascade.errors import RecipeError
 from tests.training.networks import Says, batch, frozen, networks, training_set
@@ -48,9 +48,9 @@ def divergences() -> list[float]:
     return [float(16 * (q * np.log(q / p)).sum(1).mean()) for q in others]
 
 
-def by_faces(gram: Array, bound: float) -> float:
-    """The least of `1/2 a G a`: on every face of the polytope the stationary point, if it lies there."""
-    count, best = len(gram), np.inf
+def by_faces(gram: Array, bound: float) -> Array:
+    """The weights of the least `a G a`: on every face of the polytope the stationary point, if it lies there."""
+    count, found = len(gram), []
     for face in itertools.product((0.0, bound, None), repeat=count):
         free = [place for place, value in enumerate(face) if value is None]
         a = np.array([value or 0.0 for value in face])
@@ -59,8 +59,8 @@ def by_faces(gram: Array, bound: float) -> float:
             system = np.block([[gram[np.ix_(free, free)], np.ones((len(free), 1))], [np.ones((1, len(free))), 0.0]])
             a[free] = np.linalg.lstsq(system, np.append(-(gram @ a)[free], rest), rcond=None)[0][:-1]
         if abs(a.sum() - 1) < 1e-9 and a.min() > -1e-9 and a.max() < bound + 1e-9:
-            best = min(best, float(a @ gram @ a) / 2)
-    return best
+            found.append(a)
+    return min(found, key=lambda a: float(a @ gram @ a))
 
 
 @settings(max_examples=60, deadline=None)
@@ -68,35 +68,46 @@ def by_faces(gram: Array, bound: float) -> float:
 def test_no_other_weights_give_a_shorter_sum(seed: int, count: int, bound: float, width: int) -> None:
     vectors = np.random.default_rng(seed).normal(size=(count, width))
     gram = vectors @ vectors.T
-    weights = shortest(gram, bound)
+    weights = shortest(torch.from_numpy(gram), bound).numpy()
     assert weights.sum() == pytest.approx(1)
     assert weights.min() >= 0
     assert weights.max() <= max(bound, 1 / count) + 1e-12
     if bound * count > 1:
-        assert float(weights @ gram @ weights) / 2 <= by_faces(gram, bound) + 1e-9 * np.abs(gram).max()
+        least = by_faces(gram, bound)
+        assert float(weights @ gram @ weights) <= float(least @ gram @ least) + 1e-9 * np.abs(gram).max()
+
+
+@pytest.mark.parametrize("bound", [0.2, 0.3, 0.6, 1.0])
+def test_moving_weight_between_any_two_of_eight_makes_the_sum_no_shorter(bound: float) -> None:
+    gram = torch.cov(torch.randn(8, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.5)
+    weights = shortest(gram, bound)
+    slope = gram @ weights
+    assert float(slope[weights > 1e-6].max()) <= float(slope[weights < min(bound, 1.0) - 1e-6].min()) + 1e-8
 
 
 def test_the_weights_do_not_depend_on_the_scale() -> None:
     vectors = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    assert weights_of(vectors * 1e-9, 0.6) == pytest.approx(weights_of(vectors, 0.6), abs=1e-9)
+    assert weights_of(vectors * 1e-9, 0.6).tolist() == pytest.approx(weights_of(vectors, 0.6).tolist(), abs=1e-9)
 
 
 def test_a_short_vector_weighs_as_much_as_it_may() -> None:
-    assert weights_of(torch.tensor([[1.0, 0.0], [0.0, 9.0], [0.0, 8.0]]), 0.6) == pytest.approx([0.6, 0.0, 0.4])
+    assert weights_of(torch.tensor([[1.0, 0.0], [0.0, 9.0], [0.0, 8.0]]), 0.6).tolist() == pytest.approx(
+        [0.6, 0.0, 0.4]
+    )
 
 
 def test_equal_vectors_weigh_alike() -> None:
-    assert weights_of(torch.ones(3, 2), 0.6) == pytest.approx([1 / 3] * 3)
-    assert weights_of(torch.zeros(3, 2), 0.6, normalise=True) == pytest.approx([1 / 3] * 3)
+    assert weights_of(torch.ones(3, 2), 0.6).tolist() == pytest.approx([1 / 3] * 3)
+    assert weights_of(torch.zeros(3, 2), 0.6, normalise=True).tolist() == pytest.approx([1 / 3] * 3)
 
 
 def test_a_bound_below_the_mean_leaves_one_choice() -> None:
-    assert weights_of(torch.tensor([[1.0], [2.0], [3.0]]), 0.2) == pytest.approx([1 / 3] * 3)
+    assert weights_of(torch.tensor([[1.0], [2.0], [3.0]]), 0.2).tolist() == pytest.approx([1 / 3] * 3)
 
 
 def test_normalised_weights_are_divided_by_the_lengths_and_sum_to_one() -> None:
     vectors = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
-    assert weights_of(vectors, 1.0, normalise=True) == pytest.approx([0.25, 0.75])
+    assert weights_of(vectors, 1.0, normalise=True).tolist() == pytest.approx([0.25, 0.75])
 
 
 def test_the_slope_of_the_divergence_is_its_gradient() -> None:
@@ -122,7 +133,7 @@ def test_aveg_has_the_gradient_of_the_mean_target() -> None:
 def test_aekd_weighs_the_divergences_by_the_shortest_gradient() -> None:
     p, *others = (softened(np.array(logits)) for logits in LOGITS)
     vectors = np.stack([(p - q).mean(0) for q in others])
-    weights = shortest(vectors @ vectors.T, 0.6)
+    weights = by_faces(vectors @ vectors.T, 0.6)
     assert not np.allclose(weights, 1 / 3, atol=0.05)
     assert said("aekd")["kd"] == pytest.approx(float(weights @ np.array(divergences())), rel=1e-5)
 
@@ -148,20 +159,23 @@ def test_a_method_for_one_teacher_refuses_several() -> None:
 
 def hinted(**settings_: Any) -> Method:
     kind, config = find({"name": "aekd_f", **settings_})
-    nets = replace(networks(earlier=0), more_teachers=(frozen("resnet8_0.25_a", 7),))
+    nets = replace(networks(earlier=0), more_teachers=(frozen("resnet8_0.25_a", 7), frozen("resnet8_0.5_a", 8)))
     return kind(config, nets, training_set())
 
 
 def test_the_hints_are_weighed_by_the_gradients_with_respect_to_the_students_map() -> None:
     made = hinted(hint=1, beta=10.0).eval()
-    x = made.student.run_to(BATCH.images, 1)  # type: ignore[operator]
-    terms: list[Tensor] = []
-    for teacher, regressor in zip(made.nets.teachers, made.regressors, strict=True):  # type: ignore[arg-type]
-        terms.append((regressor(x) - teacher.run_to(BATCH.images, 1)).square().mean())  # type: ignore[operator]
-    slopes = [torch.autograd.grad(term, x, retain_graph=True)[0].mean(0).flatten() for term in terms]
-    weights = weights_of(torch.stack(slopes), 0.6, normalise=True)
-    expected = 10 * sum(weight * float(term.detach()) for weight, term in zip(weights, terms, strict=True))
-    assert float(made.losses(BATCH)["hint"].detach()) == pytest.approx(expected, rel=1e-4)
+    whole: Any = copy.deepcopy(made).double()
+    images = BATCH.images.double()
+    x = whole.student.run_to(images, 1)
+    hints = [teacher.double().run_to(images, 1) for teacher in whole.nets.teachers]
+    terms = [(regress(x) - hint).square().mean() for regress, hint in zip(whole.regressors, hints, strict=True)]
+    slopes = np.stack([torch.autograd.grad(term, x, retain_graph=True)[0].mean(0).flatten().numpy() for term in terms])
+    lengths = np.sqrt((slopes**2).sum(1))
+    units = slopes / lengths[:, None]
+    weights = by_faces(units @ units.T, 0.6) / lengths
+    expected = 10 * float(weights @ torch.stack(terms).detach().numpy()) / weights.sum()
+    assert float(made.losses(BATCH)["hint"].detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_hints_can_wait_for_the_second_epoch_even_of_a_run_that_was_stopped() -> None:

@@ -47,10 +47,10 @@ class AEKD(Method):
         config = self.config
         slopes = torch.stack([kl_slope(logits.detach(), target, config.t).mean(0) for target in targets])
         weights = weights_of(slopes, config.bound, normalise=config.normalise)
-        divergences = [weight * kl(logits, target, config.t) for weight, target in zip(weights, targets, strict=True)]
+        divergences = torch.stack([kl(logits, target, config.t) for target in targets])
         return {
             "ce": config.ce * functional.cross_entropy(logits, labels),
-            "kd": config.kd * torch.stack(divergences).sum(),
+            "kd": config.kd * (weights * divergences).sum(),
         }
 
 

@@ -84,7 +84,7 @@ class AEKDF(AEKD):
         ]
         slopes = [torch.autograd.grad(term, x, retain_graph=True)[0].mean(0).flatten() for term in terms]
         weights = weights_of(torch.stack(slopes), self.config.bound, normalise=True)
-        return torch.stack([weight * term for weight, term in zip(weights, terms, strict=True)]).sum()
+        return (weights * torch.stack(terms)).sum()
 
     def hinting(self) -> bool:
         """Whether the first epoch is over, or counts too; counts a batch where it is trained on."""

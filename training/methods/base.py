@@ -198,8 +198,8 @@ class Method(nn.Module):
     def teacher(self, images: Tensor) -> Tensor:
         """The teacher's logits (B, K) float32.
 
-        Call under no_grad. What inference_mode gives may not be saved for a backward pass, so that every map and every
-        logit would have to be copied, and the forward pass itself takes as long.
+        Call under no_grad, as whatever else is asked of a teacher. inference_mode is no faster, and what it gives may
+        not be saved for a backward pass, so that it fails wherever a layer that learns reads the teacher's maps.
         """
         assert self.nets.teacher is not None, "checked at construction"
         logits: Tensor = self.nets.teacher(images)
