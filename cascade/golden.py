@@ -5,8 +5,11 @@ whether they are the cascade's: within the tolerance, with the same classes and 
 not only derived, so that a threshold which was moved past one of the samples is noticed too.
 
 The file is an uncompressed `.npz`, for `numpy.load(file, allow_pickle=False)`: `images` (N, S, S, 3) uint8, the size of
-the network, RGB; `logits` (stages, N, K) float32; `exits` (N,) int64. Nothing in it decides how much memory is taken:
-every array must have the shape that the manifest implies.
+the network, RGB; `logits` (stages, N, K) float32; `exits` (N,) int64; and, but for older files, `extremes` (2, 3)
+float32. Nothing in it decides how much memory is taken: every array must have the shape that the manifest implies.
+
+The extremes are what the bytes 0 and 255 become once they are normalised. A network that takes pixels on their own grid
+answers the same whatever mean and std a manifest says, which only those who send normalised images would notice.
 """
 
 from __future__ import annotations
@@ -23,11 +26,12 @@ from numpy.typing import NDArray
 from cascade.errors import BundleError
 from cascade.exits import Floats
 from cascade.files import GoldenFile
-from cascade.manifest import Manifest
-from cascade.pixels import Pixels
+from cascade.manifest import Manifest, Preprocess
+from cascade.pixels import Pixels, normalise
 from cascade.replay import replay
 
 FIELD = "golden"
+ROUNDING = 1e-5  # of what is normalised, where a step of a byte is a hundred times as much or more
 
 
 @dataclass(frozen=True)
@@ -38,21 +42,32 @@ class Golden:
         images: (N, S, S, 3) uint8.
         logits: (stages, N, K) float32, each stage's own.
         exits: (N,) int64, the stage at which each sample leaves.
+        extremes: (2, 3) float32, as `extremes_of` gives them; None in older files.
     """
 
     images: Pixels
     logits: Floats
     exits: NDArray[np.int64]
+    extremes: Floats | None = None
 
     def pixels(self) -> Pixels:
         """The images as the stages take them before normalisation: (N, 3, S, S) uint8."""
         return np.ascontiguousarray(self.images.transpose(0, 3, 1, 2))
 
 
+def extremes_of(rule: Preprocess) -> Floats:
+    """Normalise the bytes 0 and 255: (2, 3) float32, a row each, a column a channel."""
+    bytes_ = np.broadcast_to(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1), (2, 3, 1, 1))
+    return normalise(bytes_, rule).reshape(2, 3)
+
+
 def pack(golden: Golden) -> bytes:
     """The file's bytes; the same samples give the same bytes."""
     out = io.BytesIO()
-    np.savez(out, images=golden.images, logits=golden.logits, exits=golden.exits)
+    arrays: dict[str, NDArray[Any]] = {"images": golden.images, "logits": golden.logits, "exits": golden.exits}
+    if golden.extremes is not None:
+        arrays["extremes"] = golden.extremes
+    np.savez(out, **arrays)  # type: ignore[arg-type]
     return out.getvalue()
 
 
@@ -74,6 +89,9 @@ def unpack(data: bytes, manifest: Manifest) -> Golden:
                 _array(archive, "images", np.dtype(np.uint8), (count, size, size, 3)),
                 _array(archive, "logits", np.dtype(np.float32), (len(manifest.stages), count, classes)),
                 _array(archive, "exits", np.dtype(np.int64), (count,)),
+                _array(archive, "extremes", np.dtype(np.float32), (2, 3))
+                if "extremes.npy" in archive.namelist()
+                else None,
             )
     except (zipfile.BadZipFile, KeyError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
         raise BundleError(f"{FIELD}.file", f"{declared.file} holds no golden samples: {error}") from error
@@ -105,9 +123,10 @@ def check(golden: Golden, found: Sequence[Floats], manifest: Manifest) -> tuple[
         The largest difference of a logit, a stage.
 
     Raises:
-        BundleError: logits differ by more than the tolerance, or a class or an exit differs; says which.
+        BundleError: mean or std, logits by more than the tolerance, a class or an exit differs; says which.
     """
     tolerances, exit_rule = _declared(manifest).tolerance, manifest.exit
+    _check_extremes(golden, manifest.preprocess)
     wanted = replay(list(golden.logits), exit_rule.threshold, exit_rule.definition)
     moved = np.flatnonzero(wanted.stages != golden.exits).tolist()
     if moved:
@@ -136,6 +155,16 @@ def check(golden: Golden, found: Sequence[Floats], manifest: Manifest) -> tuple[
                 f"({len(wrong)} samples differ)",
             )
     return tuple(differences)
+
+
+def _check_extremes(golden: Golden, rule: Preprocess) -> None:
+    now = extremes_of(rule)
+    if golden.extremes is not None and not np.allclose(now, golden.extremes, rtol=ROUNDING, atol=ROUNDING):
+        raise BundleError(
+            "preprocess",
+            f"bytes of 0 and 255 become {now.tolist()} by the manifest's mean and std, and became "
+            f"{golden.extremes.tolist()} when the bundle was made: mean or std was changed",
+        )
 
 
 def _declared(manifest: Manifest) -> GoldenFile:

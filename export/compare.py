@@ -16,7 +16,8 @@ from rich.table import Table
 
 from cascade import bundle
 from cascade.errors import CascadeError
-from export.pixel_input import taking
+from export.parts import load
+from export.pixel_input import bare, taking
 from export.profile import Profile, profile
 from export.timing import latencies
 
@@ -27,7 +28,7 @@ class Network:
 
     Attributes:
         name: for the table.
-        model: the file's bytes.
+        model: the file's bytes, of the network alone.
         size: pixels a side of its input.
     """
 
@@ -89,7 +90,7 @@ def networks(source: str, size: int, classes: int) -> list[Network]:
     if (folder / bundle.MANIFEST).is_file():
         read = bundle.read(folder)
         side = read.manifest.preprocess.size
-        models = taking(read, "float32").models
+        models = [bare(load(model, source)).SerializeToString() for model in taking(read, "float32").models]
         return [Network(f"{source} stage {stage}", model, side) for stage, model in enumerate(models)]
     from export.to_onnx import to_onnx
 

@@ -1,7 +1,7 @@
 """Parameters and multiply-accumulates of an ONNX file, from its own graph: what runs is what is counted.
 
 Products of two activations (attention) are not counted, as `training.models.count` does not count them; nor is what
-normalises pixels in front of a network.
+stands in front of a network, which normalises pixels or rounds floats to their grid.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from onnx import NodeProto, shape_inference
 
 from cascade.errors import BundleError
 from cascade.files import Stage
-from export.pixel_input import without_pixels
+from export.pixel_input import bare
 
 # Where the weights are among a layer's inputs.
 WEIGHTS = {
@@ -98,7 +98,7 @@ def check(stage: Stage, model: bytes, where: str) -> None:
 def _shaped(model: bytes, where: str) -> onnx.GraphProto:
     """The graph for a batch of one, with the shapes of what flows in it."""
     try:
-        loaded = without_pixels(onnx.load_model_from_string(model))
+        loaded = bare(onnx.load_model_from_string(model))
         for value in loaded.graph.input:
             if sides := value.type.tensor_type.shape.dim:
                 sides[0].dim_value = 1

@@ -15,7 +15,7 @@ from cascade import bundle
 from cascade.bundle import Bundle
 from cascade.errors import BundleError
 from cascade.files import GoldenFile
-from cascade.golden import FIELD, Golden, choose, pack
+from cascade.golden import FIELD, Golden, choose, extremes_of, pack
 from cascade.manifest import Manifest
 from cascade.pixels import Pixels
 from cascade.replay import replay
@@ -79,7 +79,7 @@ def make(
     planes = np.ascontiguousarray(chosen.transpose(0, 3, 1, 2))
     logits = [session.in_batches(planes, 1) for session in stages]
     exits = replay(logits, manifest.exit.threshold, manifest.exit.definition).stages
-    data = pack(Golden(chosen, np.stack(logits), exits))
+    data = pack(Golden(chosen, np.stack(logits), exits, extremes_of(manifest.preprocess)))
     declared = GoldenFile(file=FILE, sha256=bundle.sha256(data), samples=len(rows), tolerance=tolerance)
     return Bundle(manifest.model_copy(update={FIELD: declared}), tuple(models), data)
 

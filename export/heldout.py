@@ -134,17 +134,13 @@ def from_recipe(path: Path, bundle: Bundle, console: Console) -> HeldOut:
     """Run D_v of a recipe through every stage; its test part is the `other`.
 
     Raises:
-        RecipeError: the recipe or its data is wrong, or its images are brought to another size than the bundle's.
+        RecipeError: the recipe or its data is wrong, or its images become other pixels than the bundle's.
     """
     from training.data import load
     from training.recipe import load as load_recipe
 
     recipe = load_recipe(path)
-    rule, own = bundle.manifest.preprocess, recipe.data.rule()
-    unlike = [name for name in ("size", "resize", "resize_to", "crop") if getattr(rule, name) != getattr(own, name)]
-    if unlike:
-        name = unlike[0]
-        raise RecipeError(f"{path}: data.{name} is {getattr(own, name)}, the bundle has {getattr(rule, name)}")
+    _check_pixels(str(path), recipe.data.rule(), bundle.manifest.preprocess)
     data = load(recipe.data, quiet=console.quiet)
     if data.classes != bundle.manifest.labels:
         raise RecipeError(f"{path}: its data has other classes than the bundle, or in another order")
@@ -154,6 +150,15 @@ def from_recipe(path: Path, bundle: Bundle, console: Console) -> HeldOut:
     if seen == "unknown" and recipe.run_id() == bundle.manifest.provenance.recipe:
         seen, why = _of_own_recipe(recipe.data.dv_exclude)
     return _of_split("D_v", data.dv, bundle, console, seen, why, fingerprint, test)
+
+
+def _check_pixels(where: str, own: Preprocess, rule: Preprocess) -> None:
+    """Data sets have the bundle's very pixels; they are resized with one filter, which no recipe can change."""
+    for name in ("size", "resize", "resize_to", "crop", "interpolation"):
+        ours, theirs = getattr(own, name), getattr(rule, name)
+        if ours != theirs:
+            advice = ": give a folder of images, which is resized as the bundle says" if name == "interpolation" else ""
+            raise RecipeError(f"{where}: data.{name} is {ours}, the bundle has {theirs}{advice}")
 
 
 def _of_dv(fingerprint: str, manifest: Manifest) -> tuple[Seen, str]:
@@ -220,9 +225,9 @@ def _from_name(name: str, bundle: Bundle, console: Console) -> HeldOut:
     from training.settings import DataConfig
 
     rule = bundle.manifest.preprocess
-    data = load(
-        DataConfig(name=name, size=rule.size, resize=rule.resize, resize_to=rule.resize_to), quiet=console.quiet
-    )
+    config = DataConfig(name=name, size=rule.size, resize=rule.resize, resize_to=rule.resize_to)
+    _check_pixels(name, config.rule(), rule)
+    data = load(config, quiet=console.quiet)
     if data.classes != bundle.manifest.labels:
         raise RecipeError(f"{name} has other classes than the bundle, or in another order")
     if name == bundle.manifest.provenance.dataset and name != "digits":

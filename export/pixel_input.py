@@ -82,6 +82,15 @@ def without_pixels(model: ModelProto) -> ModelProto:
     return result
 
 
+def bare(model: ModelProto) -> ModelProto:
+    """The network alone, which is what its costs are of: without what normalises pixels or brings floats to their grid.
+
+    Args:
+        model: left as it is.
+    """
+    return stem.without_floats(model) if stem.rounds_to_grid(model) else without_pixels(model)
+
+
 def taking_floats(model: ModelProto, rule: Preprocess) -> ModelProto:
     """A graph that takes normalised images, of one that takes them or pixels.
 

@@ -12,7 +12,8 @@ All of it follows from the graph, for one image, and is exact under these conven
   at, other arithmetic one for each value it makes, batch norm two, moving values none.
 - Bytes moved are weights, inputs and outputs, each once: what a layer takes at least that keeps nothing in a cache.
 
-What normalises pixels in front of a network is left out: the network begins behind it.
+What stands in front of a network, and normalises pixels or rounds floats to their grid, is left out: the network begins
+behind it.
 
 Whatever no image can change, constants and what is computed of them, is weights, with the bytes that are stored.
 """
@@ -28,7 +29,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, shape_inference
 
 from cascade.errors import BundleError
-from export.pixel_input import without_pixels
+from export.pixel_input import bare
 
 VIEWS = {"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 MOVES = VIEWS | {"Cast", "Concat", "Expand", "Gather", "Pad", "Shape", "Slice", "Split", "Transpose"}
@@ -141,7 +142,7 @@ def profile(model: ModelProto) -> Profile:
     Raises:
         BundleError: a shape cannot be inferred, a node comes before what it reads, or nothing depends on the image.
     """
-    graph = _Graph(without_pixels(model))
+    graph = _Graph(bare(model))
     apart, in_place = graph.lifetimes(in_place=False), graph.lifetimes(in_place=True)
     layers = tuple(
         graph.layer(node, live, live_in_place)

@@ -1,7 +1,7 @@
 """Which precisions pay: every combination over the stages, measured on D_v, and the Pareto front of accuracy and time.
 
 The time of a combination is what its stages take an image, weighted with how many samples reach them at its own
-threshold: t_0 + sum_i t_i Pr(L >= i). It is that of this machine, and of nothing but the networks.
+threshold: t_0 + sum_i t_i Pr(L >= i). It is that of this machine, and of the graphs on pixels, as they are served.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from cascade.figures import Sample
 from cascade.files import Precision, Quantiser
 from cascade.replay import replay
 from export.derive import converted, exit_rule
+from export.parts import load
+from export.pixel_input import with_pixels
 from export.session import Session
 from export.show import in_words
 from export.sources import Source
@@ -44,10 +46,11 @@ QUANTISERS: tuple[dict[str, Any], ...] = (
 
 @dataclass(frozen=True)
 class Variant:
-    """One stage in one precision: its logits (N, K) on D_v, and its seconds an image by batch size."""
+    """One stage in one precision: its graph, its logits (N, K) on D_v, and its seconds an image by batch size."""
 
     precision: Precision
     quantiser: Quantiser | None
+    model: bytes
     logits: Floats
     seconds: Seconds
 
@@ -90,7 +93,7 @@ def search(
     """
     options = [Quantiser.model_validate(each) for each in QUANTISERS] if quantisers is None else list(quantisers)
     stages = [
-        _variants(source, stage, options, rounds)
+        variants(source, stage, options, rounds)
         for stage in track(
             range(len(source.bundle.models)), "measuring", console=Console(stderr=True, quiet=quiet), transient=True
         )
@@ -154,28 +157,35 @@ def table(points: Sequence[Point]) -> Table:
     return result
 
 
-def _variants(source: Source, stage: int, options: Sequence[Quantiser], rounds: int) -> list[Variant]:
-    float_model = source.bundle.models[stage]
+def variants(source: Source, stage: int, options: Sequence[Quantiser], rounds: int) -> list[Variant]:
+    """Make and measure one stage in every precision, as it is exported: on pixels.
+
+    Args:
+        source: a float32 bundle and its images.
+        stage: from 0.
+        options: how to make it int8, each a variant.
+        rounds: of timing.
+    """
     kinds: list[tuple[Precision, Quantiser | None]] = [
         ("fp32", None),
         ("fp16", None),
         *(("int8", each) for each in options),
     ]
-    models = [converted(float_model, kind, source.splits, each) for kind, each in kinds]
-    seconds = stage_seconds(
-        {str(number): model for number, model in enumerate(models)}, source.splits.dv.inputs(0, BATCHES[-1]), rounds
-    )
-    return [
-        Variant(
-            kind,
-            each,
-            source.splits.dv.sample([Session(model, f"stages[{stage}].file", source.splits.dv.rule)], [0]).stage_logits[
-                0
-            ],
-            seconds[str(number)],
-        )
-        for number, ((kind, each), model) in enumerate(zip(kinds, models, strict=True))
-    ]
+    models = [_as_exported(source, stage, kind, each) for kind, each in kinds]
+    dv = source.splits.dv
+    contenders = {str(number): model for number, model in enumerate(models)}
+    seconds = stage_seconds(contenders, dv.pixels[: BATCHES[-1]], rounds, dv.rule)
+    found = []
+    for number, ((kind, each), model) in enumerate(zip(kinds, models, strict=True)):
+        [logits] = dv.sample([Session(model, f"stages[{stage}].file", dv.rule)], [0]).stage_logits
+        found.append(Variant(kind, each, model, logits, seconds[str(number)]))
+    return found
+
+
+def _as_exported(source: Source, stage: int, kind: Precision, options: Quantiser | None) -> bytes:
+    model = converted(source.bundle.models[stage], kind, source.splits, options)
+    served: bytes = with_pixels(load(model, f"stages[{stage}].file"), source.splits.dv.rule).SerializeToString()
+    return served
 
 
 def _combinations(stages: Sequence[Sequence[Variant]]) -> Iterator[tuple[Variant, ...]]:

@@ -17,15 +17,19 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from cascade.errors import BundleError
 from cascade.manifest import Preprocess
 from cascade.pixels import Pixels, grid_scale_and_shift, scale_and_shift
 
 PIXELS, IMAGES = "pixels", "images"
 SCALE, SHIFT, ONE, ZERO = "grid/scale", "grid/shift", "grid/one", "grid/zero"
 SCALED, FLOATS, PADDED, PADS, INSIDE = "grid/scaled", "grid/floats", "grid/padded", "grid/pads", "grid/inside"
-NODES, WEIGHTS = 3, 4  # that bring floats to the grid
+# What brings floats to the grid: the first nodes, and the last weights.
+ADDED = [SCALED, FLOATS, PIXELS], [SCALE, SHIFT, ONE, ZERO]
+FIELD = "quantiser"
+ELSE = "the quantiser works otherwise than is known here; leave the stem in float"
 
 Floats = NDArray[np.float32]
 
@@ -56,14 +60,29 @@ class Grid:
 
 
 def stem_of(model: ModelProto) -> NodeProto | None:
-    """The one convolution that reads the images, of all their channels at once; None if that is not how it is."""
-    [images] = model.graph.input
+    """The one convolution that reads the images, of all their channels at once; None if that is not how it is.
+
+    Raises:
+        BundleError: it has not one input.
+    """
+    images = _images(model)
     readers = [node for node in model.graph.node if images.name in node.input]
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
     if len(readers) != 1 or readers[0].op_type != "Conv":
         return None
-    kernel = weights.get(readers[0].input[1])
-    return readers[0] if kernel is not None and kernel.dims[1] == 3 else None
+    kernel = _kernel(model, readers[0])
+    users = [node for node in model.graph.node if readers[0].input[1] in node.input]
+    return readers[0] if kernel is not None and kernel.dims[1] == 3 and len(users) == 1 else None
+
+
+def _images(model: ModelProto) -> ValueInfoProto:
+    if len(model.graph.input) != 1:
+        names = ", ".join(value.name for value in model.graph.input) or "none"
+        raise BundleError(FIELD, f"the graph must have one input, the images, and has {names}")
+    return model.graph.input[0]
+
+
+def _kernel(model: ModelProto, stem: NodeProto) -> TensorProto | None:
+    return next((tensor for tensor in model.graph.initializer if tensor.name == stem.input[1]), None)
 
 
 def widened(model: ModelProto, rule: Preprocess) -> ModelProto:
@@ -72,19 +91,22 @@ def widened(model: ModelProto, rule: Preprocess) -> ModelProto:
     Args:
         model: in float32, with a stem as `stem_of` finds it; left as it is.
         rule: by which its images are normalised.
+
+    Raises:
+        BundleError: it has no such stem.
     """
     result = ModelProto()
     result.CopyFrom(model)
     stem, grid = stem_of(result), Grid.of(rule)
-    assert stem is not None, "the caller has asked for it"
+    kernel = None if stem is None else _kernel(result, stem)
+    if kernel is None:
+        raise BundleError(FIELD, "no convolution of three channels alone reads the images: leave the stem in float")
     scale, shift = (each.astype(np.float64) for each in scale_and_shift(rule))
-    [kernel] = [tensor for tensor in result.graph.initializer if tensor.name == stem.input[1]]
     weights = numpy_helper.to_array(kernel).astype(np.float64)
     rest = (weights * (shift + grid.zero * scale)).sum(1, keepdims=True) / (grid.inside - grid.zero)
     wide = np.concatenate([weights * scale, rest], 1).astype(np.float32)
     kernel.CopyFrom(numpy_helper.from_array(wide, kernel.name))
-    [images] = result.graph.input
-    images.type.tensor_type.shape.dim[1].dim_value = 4
+    _images(result).type.tensor_type.shape.dim[1].dim_value = 4
     return result
 
 
@@ -94,10 +116,12 @@ def on_grid(model: ModelProto, rule: Preprocess) -> ModelProto:
     Args:
         model: what became of a `widened` one; its images are quantised with scale 1 and the grid's zero. Changed.
         rule: by which images are normalised.
+
+    Raises:
+        BundleError: its images are quantised otherwise.
     """
-    graph, grid = model.graph, Grid.of(rule)
-    [images] = graph.input
-    [rounding] = [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == images.name]
+    graph, grid, images = model.graph, Grid.of(rule), _images(model)
+    rounding = _rounding(model, grid)
     padding = helper.make_node("Pad", [PIXELS, PADS, INSIDE], [rounding.output[0]], name=PADDED)
     graph.node.remove(rounding)
     graph.node.insert(0, padding)
@@ -113,6 +137,21 @@ def on_grid(model: ModelProto, rule: Preprocess) -> ModelProto:
     return with_floats(model, rule)
 
 
+def _rounding(model: ModelProto, grid: Grid) -> NodeProto:
+    """The node that makes bytes of the images: it alone reads them, and by the grid's scale and zero."""
+    images = _images(model)
+    readers = [node for node in model.graph.node if images.name in node.input]
+    if [node.op_type for node in readers] != ["QuantizeLinear"]:
+        kinds = ", ".join(node.op_type for node in readers) or "nothing"
+        raise BundleError(FIELD, f"one QuantizeLinear must read the images, not {kinds}: {ELSE}")
+    [rounding] = readers
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    found = [numpy_helper.to_array(weights[name]).tolist() for name in rounding.input[1:] if name in weights]
+    if found != [1.0, grid.zero]:
+        raise BundleError(FIELD, f"the images must have scale 1 and zero {grid.zero}, and have {found}: {ELSE}")
+    return rounding
+
+
 def takes_grid(model: ModelProto) -> bool:
     """Whether a graph takes pixels alone, as `without_floats` leaves one."""
     return [value.name for value in model.graph.input] == [PIXELS]
@@ -120,7 +159,12 @@ def takes_grid(model: ModelProto) -> bool:
 
 def rounds_to_grid(model: ModelProto) -> bool:
     """Whether a graph takes normalised images and brings them to the grid first, as `with_floats` leaves one."""
-    return bool(model.graph.node) and model.graph.node[0].name == SCALED
+    nodes, weights = ADDED
+    return (
+        [node.name for node in model.graph.node[: len(nodes)]] == nodes
+        and [tensor.name for tensor in model.graph.initializer[-len(weights) :]] == weights
+        and len(model.graph.input) == 1
+    )
 
 
 def with_floats(model: ModelProto, rule: Preprocess) -> ModelProto:
@@ -129,6 +173,9 @@ def with_floats(model: ModelProto, rule: Preprocess) -> ModelProto:
     Args:
         model: left as it is.
         rule: by which they are normalised.
+
+    Raises:
+        BundleError: it takes something beside the pixels.
     """
     result = ModelProto()
     result.CopyFrom(model)
@@ -150,7 +197,7 @@ def with_floats(model: ModelProto, rule: Preprocess) -> ModelProto:
         ZERO: np.array(0, np.uint8),
     }
     graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in added.items())
-    [images] = graph.input
+    images = _images(result)
     images.name = IMAGES
     images.type.tensor_type.elem_type = TensorProto.FLOAT
     onnx.checker.check_model(result, full_check=True)
@@ -162,12 +209,18 @@ def without_floats(model: ModelProto) -> ModelProto:
 
     Args:
         model: left as it is.
+
+    Raises:
+        BundleError: it is not as `with_floats` leaves one.
     """
+    if not rounds_to_grid(model):
+        raise BundleError(FIELD, "the graph does not begin with what rounds floats to the grid of the pixels")
     result = ModelProto()
     result.CopyFrom(model)
     graph = result.graph
-    del graph.node[:NODES], graph.initializer[-WEIGHTS:]
-    [images] = graph.input
+    nodes, weights = ADDED
+    del graph.node[: len(nodes)], graph.initializer[-len(weights) :]
+    images = _images(result)
     images.name = PIXELS
     images.type.tensor_type.elem_type = TensorProto.UINT8
     onnx.checker.check_model(result, full_check=True)

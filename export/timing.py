@@ -40,7 +40,7 @@ def stage_seconds(
 
 
 def latencies(models: Sequence[bytes], size: Sequence[int], batches: Sequence[int], rounds: int) -> list[list[float]]:
-    """Time ONNX files, each with images of its own size, against each other.
+    """Time ONNX files, each with images of its own size and type, against each other.
 
     Args:
         models: ONNX files.
@@ -54,15 +54,20 @@ def latencies(models: Sequence[bytes], size: Sequence[int], batches: Sequence[in
     Raises:
         BundleError: onnxruntime cannot run one of them.
     """
-    random = np.random.default_rng(0)
     opened = [Session(model, f"network {number}") for number, model in enumerate(models)]
     cases: list[tuple[Session, Array | Pixels]] = [
-        (session, random.normal(size=(batch, 3, side, side)).astype(np.float32))
-        for session, side in zip(opened, size, strict=True)
-        for batch in batches
+        (session, _noise(session, batch, side)) for session, side in zip(opened, size, strict=True) for batch in batches
     ]
     found = _medians(cases, rounds)
     return [found[start : start + len(batches)] for start in range(0, len(found), len(batches))]
+
+
+def _noise(session: Session, batch: int, side: int) -> Array | Pixels:
+    """Images of the type that a graph takes."""
+    random, shape = np.random.default_rng(0), (batch, 3, side, side)
+    if session.takes.dtype == "uint8":
+        return random.integers(0, 256, shape, np.uint8)
+    return random.normal(size=shape).astype(np.float32)
 
 
 def _medians(cases: Sequence[tuple[Session, Array | Pixels]], rounds: int) -> list[float]:

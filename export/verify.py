@@ -89,7 +89,10 @@ def _check_costs(read: Bundle) -> None:
 
 
 def golden_differences(read: Bundle, stages: list[Session]) -> tuple[float, ...] | None:
-    """Run a bundle's golden samples, alone and together; gives what `cascade.golden.check` gives, None without any.
+    """Run a bundle's golden samples alone, together and normalised; gives what `cascade.golden.check` gives.
+
+    Returns:
+        Stage by stage; None where the bundle has none.
 
     Raises:
         BundleError: the stages do not say of them what they must.
@@ -98,11 +101,13 @@ def golden_differences(read: Bundle, stages: list[Session]) -> tuple[float, ...]
         return None
     golden = unpack(read.golden, read.manifest)
     pixels = golden.pixels()
-    alone, together = (
-        check_golden(golden, [session.in_batches(pixels, size) for session in stages], read.manifest)
-        for size in (1, len(pixels))
-    )
-    return tuple(map(max, alone, together))
+    floats = normalise(pixels, read.manifest.preprocess)
+    ways: list[tuple[Array | Pixels, int]] = [(pixels, 1), (pixels, len(pixels)), (floats, len(pixels))]
+    differences = [
+        check_golden(golden, [session.in_batches(images, size) for session in stages], read.manifest)
+        for images, size in ways
+    ]
+    return tuple(map(max, *differences))
 
 
 def check_signature(stage: Stage, session: Session, where: str) -> None:
@@ -126,8 +131,12 @@ def check_signature(stage: Stage, session: Session, where: str) -> None:
 
 
 def _check_normalising(session: Session, pixels: Pixels, rule: Preprocess, where: str) -> None:
-    """A graph that takes pixels normalises them by the bundle's rule, and takes what is normalised as well."""
-    if session.takes.shift is None:
+    """A graph that takes pixels normalises them by the bundle's rule, and takes what is normalised as well.
+
+    One on the grid of the pixels normalises nothing: this says that the pixels are found again from what is normalised,
+    and the golden samples say by which rule that is.
+    """
+    if session.takes.dtype != "uint8":
         return
     difference = float(np.abs(session.run(pixels) - session.run(normalise(pixels, rule))).max())
     if not difference <= TOLERANCE:

@@ -110,9 +110,11 @@ class OnnxRuntime:
         return Costs(sizes, seconds)
 
     def _test(self, pixels: Pixels, golden: Golden) -> None:
-        """Run the golden samples as requests are run: one at a time, and in company."""
-        for batch in (1, len(pixels)):
-            parts = [pixels[start : start + batch] for start in range(0, len(pixels), batch)]
+        """Run the golden samples as requests are run: one at a time, in company, and normalised before they came."""
+        floats = normalise(pixels, self.manifest.preprocess)
+        ways: list[tuple[Floats | Pixels, int]] = [(pixels, 1), (pixels, len(pixels)), (floats, len(pixels))]
+        for images, batch in ways:
+            parts = [images[start : start + batch] for start in range(0, len(images), batch)]
             found = [np.concatenate([self.run(stage, part) for part in parts]) for stage in range(len(self._sessions))]
             check(golden, found, self.manifest)
 

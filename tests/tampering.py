@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cascade.bundle import digest_of
+from tests.builders import write_golden_bundle
 
 Document = dict[str, Any]
 
@@ -82,3 +84,29 @@ EDITS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a swapped mean and std": (_on_purpose(_swap_mean_and_std), "stages[0]: its logits for the golden samples differ"),
 }
 """What has digests that fit, and only the golden samples, or a signature, can catch."""
+
+
+def _ship(folder: Path) -> None:
+    shutil.copytree(Path(__file__).parents[1] / "bundles" / "cifar10-int8", folder)
+
+
+def mistake_normalising(folder: Path, change: str) -> None:
+    """Give a manifest another `mean` or `std`, or each the `other`'s place, with digests that fit."""
+
+    def act(document: Document) -> None:
+        if change == "other":
+            _swap_mean_and_std(document)
+        else:
+            document["preprocess"][change][1] *= 1.2
+
+    _edit(folder, act, knowing=True)
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "float32": write_golden_bundle,
+    "uint8 with a shift": lambda folder: write_golden_bundle(folder, dtype="uint8"),
+    "uint8 alone": _ship,
+}
+"""By what its graphs take: how to write a bundle with golden samples."""
+
+MISTAKES = ["mean", "std", "other"]

@@ -2,12 +2,13 @@
 
 To read one number off a GPU is to wait for all that the GPU was given before. So the losses of a batch stay where they
 are until somebody wants a number, and are then read together: a few times a second, before a checkpoint, and when the
-epoch ends. They are added on the CPU, in float64 and batch by batch, so that the sums are the same however often that
-happened, and on whatever device.
+epoch ends. They are added on the CPU, in float64 and batch by batch, whichever device computed them: the same losses have
+the same sums however often they were read. The losses themselves may differ from one device to another.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 
@@ -56,8 +57,8 @@ class Losses:
         """
         unread, self.unread = self.unread, []
         numbers = iter(torch.cat([values for _, _, values in unread]).tolist() if unread else [])
-        for batch, names, _ in unread:
-            for name, value in zip(names, numbers, strict=False):
+        for batch, names, values in unread:
+            for name, value in zip(names, itertools.islice(numbers, len(values)), strict=True):
                 if not math.isfinite(value):
                     raise RecipeError(
                         f"{self.step}: loss {name!r} is {value} in epoch {self.epoch + 1}, batch {batch + 1}: "

@@ -14,7 +14,7 @@ from cascade.bundle import parse, sha256
 from cascade.errors import BundleError
 from cascade.exits import Floats
 from cascade.files import GoldenFile
-from cascade.golden import Golden, check, choose, pack, unpack
+from cascade.golden import Golden, check, choose, extremes_of, pack, unpack
 from cascade.manifest import Manifest
 from cascade.replay import replay
 from tests.builders import tiny_manifest
@@ -60,6 +60,30 @@ def test_numpy_reads_the_file_without_pickle() -> None:
             "logits": (3, 5, 4),
             "exits": (5,),
         }
+
+
+def test_extremes_are_packed_and_unpacked_where_there_are_any() -> None:
+    extremes = extremes_of(MANIFEST.preprocess)
+    found = unpack(pack(replace(samples(), extremes=extremes)), MANIFEST)
+    assert found.extremes is not None
+    assert np.array_equal(found.extremes, extremes)
+    assert unpack(pack(samples()), MANIFEST).extremes is None
+
+
+def test_extremes_are_the_darkest_and_the_brightest_byte_normalised() -> None:
+    rule = MANIFEST.preprocess
+    expected = [-np.array(rule.mean) / rule.std, (1 - np.array(rule.mean)) / rule.std]
+    assert extremes_of(rule) == pytest.approx(np.array(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("field", ["mean", "std"])
+def test_another_mean_or_std_than_the_extremes_had_is_refused(field: str) -> None:
+    golden = replace(samples(), extremes=extremes_of(MANIFEST.preprocess))
+    assert check(golden, list(golden.logits), MANIFEST) == (0.0,) * STAGES
+    rule = MANIFEST.preprocess.model_copy(update={field: (0.5, 0.4, 0.301)})
+    with pytest.raises(BundleError, match="mean or std was changed") as caught:
+        check(golden, list(golden.logits), MANIFEST.model_copy(update={"preprocess": rule}))
+    assert caught.value.field == "preprocess"
 
 
 def test_pixels_are_planes() -> None:
@@ -112,6 +136,7 @@ BAD = {
     "a header that asks for terabytes": (claiming_more("(1000000000000, 8, 8, 3)"), "images is"),
     "a header without its data": (claiming_more(), "cannot reshape"),
     "a bomb": (bomb(), "is compressed"),
+    "extremes of another shape": (packed(extremes=np.zeros((2, 1), np.float32)), "extremes is"),
     "no array": (packed(images=None), "images.npy"),
     "a format of tomorrow": (of_version_two(), "another version"),
 }

@@ -30,7 +30,7 @@ def documents(*arguments: str | Path) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["digits", "cifar10"])
+@pytest.mark.parametrize("name", ["digits", "cifar10", "cifar10-int8"])
 def test_the_macs_of_a_shipped_bundle_are_those_of_its_manifest(name: str) -> None:
     found = documents(ROOT / "bundles" / name, "--no-time")
     assert [each["macs"] for each in found] == bundle.read_manifest(ROOT / "bundles" / name).costs()
@@ -70,6 +70,13 @@ def test_networks_are_timed_at_the_batch_sizes_that_are_asked_for(tmp_path: Path
     assert [list(each["seconds_by_batch"]) for each in found] == [["1", "4"], ["1", "4"]]
     assert all(0 < seconds < 1 for each in found for seconds in each["seconds_by_batch"].values())
     assert "ms at batch 4" in rescade_profile(tmp_path / "tiny", "--batch", "4", "--rounds", "1").stdout
+
+
+def test_a_network_on_the_grid_of_the_pixels_begins_with_their_bytes() -> None:
+    first, _ = documents(ROOT / "bundles" / "cifar10-int8", "--batch", "1", "--rounds", "1")
+    assert first["layers"][0]["kind"] == "Pad"
+    assert first["layers"][0]["live_bytes"] == 32 * 32 * (3 + 4)
+    assert first["seconds_by_batch"]["1"] > 0
 
 
 def test_a_larger_network_takes_longer() -> None:

@@ -28,6 +28,7 @@ def test_an_export_carries_golden_samples_of_dv_that_leave_at_every_stage(
     read = bundle.read(folder)
     assert read.golden is not None
     golden = unpack(read.golden, read.manifest)
+    assert golden.extremes is not None
     dv = load(tiny_run.recipe.data, quiet=True).dv
     candidates = {image.tobytes() for image in dv.images[dv.index].numpy()}
     assert {image.tobytes() for image in golden.images} <= candidates

@@ -241,6 +241,15 @@ def test_a_recipe_that_makes_other_inputs_is_refused(own: Path, tmp_path: Path) 
         find(recipe(tmp_path, size=9), bundle.read(own), QUIET)
 
 
+def test_data_that_is_resized_with_another_filter_is_refused(own: Path, tmp_path: Path) -> None:
+    read = bundle.read(own)
+    rule = read.manifest.preprocess.model_copy(update={"interpolation": "bicubic"})
+    read = replace(read, manifest=read.manifest.model_copy(update={"preprocess": rule}))
+    for data in (recipe(tmp_path), "digits"):
+        with pytest.raises(RecipeError, match=r"data\.interpolation is bilinear, the bundle has bicubic: give"):
+            find(data, read, QUIET)
+
+
 def test_a_data_set_is_taken_by_its_name(own: Path) -> None:
     found = find("digits", bundle.read(own), QUIET)
     assert (found.seen, len(found)) == ("unknown", 359)

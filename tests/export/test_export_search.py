@@ -14,7 +14,8 @@ from cascade.errors import BundleError
 from cascade.files import Quantiser
 from export.build import Built
 from export.derive import source_of
-from export.search import Point, front, run_search, search
+from export.search import Point, front, run_search, search, variants
+from export.session import Session
 from export.sources import Source, opened
 from export.splits import load
 from export.timing import BATCHES, stage_seconds
@@ -43,6 +44,17 @@ def test_every_precision_and_every_quantiser_is_tried_once(points: list[Point]) 
         (("int8",), Quantiser()),
         (("int8",), Quantiser(weight_bits=8)),
     }
+
+
+def test_what_is_timed_takes_pixels_as_what_is_served_does(source: Source) -> None:
+    found = variants(source, 0, [Quantiser(), Quantiser(in_float=("stem",))], rounds=1)
+    takes = [Session(each.model, "stage").takes for each in found]
+    assert [(each.dtype, each.shift is None) for each in takes] == [
+        ("uint8", False),
+        ("uint8", False),
+        ("uint8", True),
+        ("uint8", False),
+    ]
 
 
 def test_float_has_the_threshold_and_the_accuracy_of_its_bundle(source: Source, points: list[Point]) -> None:

@@ -6,12 +6,15 @@ import numpy as np
 import onnx
 import pytest
 
+from cascade.errors import BundleError
 from cascade.files import Quantiser
 from cascade.manifest import Preprocess
 from cascade.pixels import normalise
+from export.count import count
 from export.precision import to_int8
+from export.profile import profile
 from export.session import Session
-from export.stem import Grid, rounds_to_grid, stem_of, takes_grid, widened, with_floats, without_floats
+from export.stem import Grid, on_grid, rounds_to_grid, stem_of, takes_grid, widened, with_floats, without_floats
 from export.to_onnx import to_onnx
 from tests.builders import MEAN, STD, onnx_model, random_pixels
 from tests.training.networks import frozen
@@ -78,6 +81,13 @@ def test_floats_are_put_on_and_taken_off_without_a_trace(quantised: bytes) -> No
     assert with_floats(without_floats(model), RULES["mid"]).SerializeToString() == quantised
 
 
+def test_what_brings_floats_to_the_grid_is_not_counted(quantised: bytes) -> None:
+    rounding = onnx.load_model_from_string(quantised)
+    alone = without_floats(rounding)
+    assert count(quantised) == count(alone.SerializeToString())
+    assert profile(rounding) == profile(alone)
+
+
 def test_the_graph_rounds_floats_as_the_server_does(quantised: bytes) -> None:
     rule = RULES["mid"]
     rows = np.random.default_rng(3).normal(scale=2, size=(16, 3, 8, 8)).astype(np.float32)
@@ -100,3 +110,58 @@ def test_a_graph_whose_images_no_convolution_reads_has_no_stem() -> None:
     model = onnx.load_model_from_string(onnx_model())
     model.graph.node[0].op_type = "Relu"
     assert stem_of(model) is None
+
+
+def test_a_graph_whose_kernel_is_used_twice_has_no_stem() -> None:
+    model = onnx.load_model_from_string(onnx_model())
+    model.graph.node.append(onnx.helper.make_node("Identity", ["w"], ["again"]))
+    assert stem_of(model) is None
+
+
+def before_the_grid(*kinds: str, scale: float = 1.0, zero: int = 102) -> onnx.ModelProto:
+    """What a quantiser might leave at the images: these nodes, and a network behind them."""
+    model = onnx.load_model_from_string(onnx_model())
+    weights = {"s": np.array(scale, np.float32), "z": np.array(zero, np.uint8)}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())
+    del model.graph.node[:]
+    for kind in kinds:
+        model.graph.node.append(onnx.helper.make_node(kind, ["image", "s", "z"][: 3 if "Q" in kind else 1], [kind]))
+    return model
+
+
+FAULTS = {
+    "nothing that reads them": (before_the_grid(), "must read the images, not nothing"),
+    "something else": (before_the_grid("Identity"), "must read the images, not Identity"),
+    "one of two": (before_the_grid("QuantizeLinear", "Relu"), "must read the images, not QuantizeLinear, Relu"),
+    "another scale": (before_the_grid("QuantizeLinear", scale=2), r"scale 1 and zero 102, and have \[2.0, 102\]"),
+    "another zero": (before_the_grid("QuantizeLinear", zero=0), r"scale 1 and zero 102, and have \[1.0, 0\]"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_images_that_were_quantised_otherwise_are_refused(name: str) -> None:
+    model, message = FAULTS[name]
+    with pytest.raises(BundleError, match=f"quantiser: .*{message}"):
+        on_grid(model, RULES["mid"])
+
+
+def test_a_graph_without_a_stem_cannot_be_widened() -> None:
+    model = onnx.load_model_from_string(onnx_model())
+    model.graph.node[0].op_type = "Relu"
+    with pytest.raises(BundleError, match="quantiser: no convolution of three channels alone"):
+        widened(model, RULES["mid"])
+
+
+def test_a_graph_with_two_inputs_is_refused() -> None:
+    model = onnx.load_model_from_string(onnx_model())
+    model.graph.input.append(onnx.helper.make_tensor_value_info("mask", onnx.TensorProto.FLOAT, [1]))
+    with pytest.raises(BundleError, match="must have one input, the images, and has image, mask"):
+        stem_of(model)
+
+
+def test_floats_are_taken_off_only_where_they_were_put_on(quantised: bytes) -> None:
+    model = onnx.load_model_from_string(quantised)
+    model.graph.initializer.append(model.graph.initializer[0])  # so that the weights at the end are others
+    assert not rounds_to_grid(model)
+    with pytest.raises(BundleError, match="does not begin with what rounds floats"):
+        without_floats(model)

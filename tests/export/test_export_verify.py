@@ -16,7 +16,7 @@ from export.session import Session
 from export.verify import verify
 from tests.builders import onnx_model, random_inputs, tiny_bundle, write_golden_bundle, write_tiny_bundle
 from tests.export.graphs import CLASSES, bundle_with, classifier
-from tests.tampering import ACCIDENTS, EDITS
+from tests.tampering import ACCIDENTS, EDITS, MISTAKES, WRITERS, mistake_normalising
 
 pytestmark = pytest.mark.train
 
@@ -159,6 +159,16 @@ def test_a_skilful_edit_is_caught_by_the_golden_samples(tmp_path: Path, name: st
     with pytest.raises(BundleError) as caught:
         verify(tmp_path / "bundle")
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("change", MISTAKES)
+@pytest.mark.parametrize("kind", WRITERS)
+def test_another_mean_or_std_than_the_graphs_were_made_for_is_refused(tmp_path: Path, kind: str, change: str) -> None:
+    WRITERS[kind](tmp_path / "bundle")
+    verify(tmp_path / "bundle")
+    mistake_normalising(tmp_path / "bundle", change)
+    with pytest.raises(BundleError, match=r"golden samples differ|another mean or std|mean or std was changed"):
+        verify(tmp_path / "bundle")
 
 
 def test_the_golden_samples_get_the_same_logits_here(tmp_path: Path) -> None:

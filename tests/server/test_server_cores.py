@@ -21,6 +21,14 @@ FEWER: dict[str, dict[str, Any]] = {
 }
 
 
+NOWHERE = 1023  # the last core that the system's own sets know
+
+
+@pytest.fixture(autouse=True)
+def _keeping_to_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "_before", frozenset())
+
+
 def affinity() -> set[int]:
     return os.sched_getaffinity(0)
 
@@ -49,7 +57,7 @@ def test_there_is_nothing_to_keep_to_on_one_core(monkeypatch: pytest.MonkeyPatch
 
 def test_a_thread_keeps_to_its_core_until_it_roams_and_others_do_not() -> None:
     before, core = affinity(), min(cores.EVERY)
-    assert in_a_thread(lambda: cores.keep_to(core), affinity, cores.roam, affinity)[1::2] == [{core}, set(cores.EVERY)]
+    assert in_a_thread(lambda: cores.keep_to(core), affinity, cores.roam, affinity)[1::2] == [{core}, before]
     assert affinity() == before
 
 
@@ -59,7 +67,32 @@ def test_a_thread_that_one_of_them_starts_can_roam() -> None:
         with ThreadPoolExecutor(1, initializer=cores.roam) as pool:
             return pool.submit(affinity).result()
 
-    assert in_a_thread(start) == [set(cores.EVERY)]
+    assert in_a_thread(start) == [affinity()]
+
+
+def test_roaming_goes_back_to_what_was_allowed_and_no_further() -> None:
+    one = min(cores.EVERY)
+    [found] = in_a_thread(lambda: (os.sched_setaffinity(0, {one}), cores.keep_to(one), cores.roam(), affinity())[-1])
+    assert found == {one}
+
+
+def test_threads_of_a_process_that_keeps_to_no_core_stay_as_they_are() -> None:
+    one = min(cores.EVERY)
+    assert in_a_thread(lambda: os.sched_setaffinity(0, {one}), cores.roam, affinity)[-1] == {one}
+
+
+def test_a_core_that_is_not_there_is_told_once_and_left(caplog: pytest.LogCaptureFixture) -> None:
+    before = affinity()
+    assert in_a_thread(lambda: cores.keep_to(NOWHERE), cores.roam, affinity)[-1] == before
+    [record] = caplog.records
+    assert (record.levelname, record.getMessage()) == ("WARNING", "core not kept to")
+    assert record.__dict__["fields"]["core"] == NOWHERE
+
+
+def test_cores_that_are_gone_stop_no_thread_that_roams(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = affinity()
+    monkeypatch.setattr(cores, "_before", frozenset({NOWHERE}))
+    assert in_a_thread(cores.roam, affinity)[-1] == before
 
 
 def test_a_system_that_does_not_tell_has_no_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from server.runtime import OnnxRuntime
 from tests.builders import encoded, golden_bundle, random_photo, tiny_bundle, write_golden_bundle, write_tiny_bundle
 from tests.server.harness import client_of, settings_for_tests
 from tests.server.running import started
-from tests.tampering import ACCIDENTS, EDITS
+from tests.tampering import ACCIDENTS, EDITS, MISTAKES, WRITERS, mistake_normalising
 
 ROOT = Path(__file__).parents[2]
 HEADERS = {"X-Admin-Key": "administrator"}
@@ -114,6 +114,18 @@ async def test_a_skilful_edit_is_refused_at_a_reload_with_a_self_test(folder: Pa
     async with serving(folder, self_test=True) as client:
         spoil(folder)
         await refused_at_reload(client, message)
+
+
+@pytest.mark.parametrize("change", MISTAKES)
+@pytest.mark.parametrize("kind", WRITERS)
+def test_another_mean_or_std_than_the_graphs_were_made_for_fails_the_self_test(
+    tmp_path: Path, kind: str, change: str
+) -> None:
+    WRITERS[kind](tmp_path / "bundle")
+    start(tmp_path / "bundle", self_test=True)
+    mistake_normalising(tmp_path / "bundle", change)
+    with pytest.raises(BundleError, match=r"its logits for the golden samples differ|mean or std was changed"):
+        start(tmp_path / "bundle", self_test=True)
 
 
 def test_a_self_test_needs_golden_samples(tmp_path: Path) -> None:

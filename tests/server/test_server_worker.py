@@ -152,8 +152,9 @@ def test_a_client_that_does_not_speak_tls_is_hung_up_on_and_not_counted(keys: Pa
 
 
 @pytest.mark.usefixtures("logging_as_it_was")
-def test_a_worker_that_has_a_core_keeps_to_it_once_it_is_up() -> None:
+def test_a_worker_that_has_a_core_keeps_to_it_once_it_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
     core, main, found = min(cores.EVERY), threading.main_thread().native_id, []
+    monkeypatch.setattr(cores, "_before", frozenset())
     assert main is not None
 
     async def look(parent: FakeParent) -> None:
@@ -165,3 +166,16 @@ def test_a_worker_that_has_a_core_keeps_to_it_once_it_is_up() -> None:
     finally:
         cores.roam()
     assert found == [{core}]
+
+
+@pytest.mark.usefixtures("logging_as_it_was")
+def test_a_worker_whose_core_is_gone_is_up_all_the_same() -> None:
+    before, found = os.sched_getaffinity(0), []
+
+    async def look(parent: FakeParent) -> None:
+        await parent.open_tiny()
+        found.append(parent.up.is_set())
+
+    FakeParent(look, core=1023).run()
+    assert found == [True]
+    assert os.sched_getaffinity(0) == before

@@ -40,6 +40,15 @@ def test_turns_of_a_batch_may_have_other_losses_in_other_precisions() -> None:
     assert losses.read() == {"ce": 2.5, "mutual": 0.25, "peer1_ce": 0.1}
 
 
+@pytest.mark.parametrize("names", [("ce",), ("ce", "kd", "at")], ids=["too few", "too many"])
+def test_no_batch_takes_what_another_has_lost(names: tuple[str, ...]) -> None:
+    losses = Losses("student", 0, math.inf)
+    losses.add(0, names, values(1.0, 2.0))
+    losses.add(1, ("ce", "kd", "at")[: 4 - len(names)], values(3.0, 4.0))
+    with pytest.raises(ValueError, match=r"zip\(\) argument 2 is"):
+        losses.read()
+
+
 def test_sums_go_on_from_those_of_a_checkpoint_and_leave_them_alone() -> None:
     saved = {"ce": 1.5}
     losses = Losses("student", 0, math.inf, saved)
