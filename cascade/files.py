@@ -60,8 +60,11 @@ class Stage(Frozen):
         network: name of the architecture.
         file: POSIX path of the ONNX file, relative to the bundle, inside it.
         sha256: digest of the file, 64 hex digits.
-        params: trainable parameters.
-        macs: multiply-accumulates of convolutions and linear layers for one image.
+        params: of the network as it was trained, batch norms' weights and biases included; Dirac weights are folded.
+        graph_params: of the file's own graph. Of two that batch norm had for each channel, float32 graphs keep one, the
+            bias of the convolution that it was folded into; int8 ones have more where shortcuts became convolutions.
+            None in bundles from before it was counted.
+        macs: multiply-accumulates of convolutions and matrix products for one image.
         input: images, (None, C, H, W).
         output: logits, (None, K).
         precision: of the arithmetic inside; input and output are what they say in any case.
@@ -72,6 +75,7 @@ class Stage(Frozen):
     file: Inside
     sha256: Sha256
     params: Count
+    graph_params: Count | None = None
     macs: Count
     input: Input
     output: Tensor

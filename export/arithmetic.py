@@ -41,12 +41,12 @@ def largest(nodes: Nodes, logits: str, name: str) -> str:
     return nodes("Where", has_nothing, first_nothing, nodes("ArgMax", logits, axis=1, keepdims=0), name=name)
 
 
-def network_input(nodes: Nodes, pixels: str, rule: Preprocess) -> str:
-    """`cascade.pixels.fit` and `normalise`: (N, H, W, 3) uint8 of any size -> (N, 3, S, S) float32.
+def fitted(nodes: Nodes, pixels: str, rule: Preprocess) -> str:
+    """`cascade.pixels.fit`: (N, H, W, 3) uint8 of any size -> (N, 3, S, S) uint8.
 
-    Pixels of the network's own size become the very same floats. Others are resized in uint8 with the weights of
-    Pillow, borders included; but onnxruntime goes along rows first, where Pillow begins with the cheaper direction, and
-    rounds some sums the other way.
+    Images of the network's own size stay as they are. Others are resized in uint8 with the weights of Pillow, borders
+    included; but onnxruntime goes along rows first, where Pillow begins with the cheaper direction, and rounds some
+    sums the other way.
 
     Args:
         nodes: where they go.
@@ -56,6 +56,10 @@ def network_input(nodes: Nodes, pixels: str, rule: Preprocess) -> str:
     planes = nodes("Transpose", pixels, perm=[0, 3, 1, 2])
     filter_ = {"mode": "linear"} if rule.interpolation == "bilinear" else {"mode": "cubic", "cubic_coeff_a": -0.5}
     sizes = nodes("Concat", nodes("Shape", planes, start=0, end=2), nodes.integers(rule.size, rule.size), axis=0)
-    fitted = nodes("Resize", planes, "", "", sizes, antialias=1, exclude_outside=1, **filter_)
+    return nodes("Resize", planes, "", "", sizes, antialias=1, exclude_outside=1, **filter_)
+
+
+def normalised(nodes: Nodes, planes: str, rule: Preprocess) -> str:
+    """`cascade.pixels.normalise`: (N, 3, S, S) uint8 -> float32, the very same floats."""
     scale, shift = (nodes.constant(np.asarray(each)) for each in scale_and_shift(rule))
-    return nodes("Add", nodes("Mul", nodes.cast(fitted, TensorProto.FLOAT), scale), shift)
+    return nodes("Add", nodes("Mul", nodes.cast(planes, TensorProto.FLOAT), scale), shift)

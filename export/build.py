@@ -19,9 +19,9 @@ from cascade.fields import Name
 from cascade.figures import Sample, measure
 from cascade.files import ImageType, Input, Stage, Tensor
 from cascade.manifest import Manifest, Preprocess, Provenance
-from export import golden, parity
+from export import golden, kept, parity
 from export.calibrate import exit_rule
-from export.count import count
+from export.count import Count, count
 from export.pixel_input import taking
 from export.precision import optimised
 from export.session import Array, Session, sessions
@@ -81,7 +81,10 @@ def build(
     nets = [net for _, net in loaded]
     size = data.preprocess.size
     models = [optimised(to_onnx(net, size)) for net in track(nets, "exporting", console=console, transient=True)]
-    costs = [_cost(number, net, model, size) for number, (net, model) in enumerate(zip(nets, models, strict=True))]
+    counts = [count(model, f"stages[{number}]") for number, model in enumerate(models)]
+    for number, (net, found) in enumerate(zip(nets, counts, strict=True)):
+        kept.check(net, size, found, f"stages[{number}]")
+    costs = [found.macs for found in counts]
     stage_sessions = sessions(models, data.preprocess)
     teaching = run.teacher()
     teacher = run.network(teaching)[1] if teaching else None
@@ -96,8 +99,8 @@ def build(
         name=name,
         version=version,
         stages=tuple(
-            _stage(number, network, net, model, cost, data.preprocess, len(data.classes))
-            for number, ((network, net), model, cost) in enumerate(zip(loaded, models, costs, strict=True))
+            _stage(number, network, net, model, found, data.preprocess, len(data.classes))
+            for number, ((network, net), model, found) in enumerate(zip(loaded, models, counts, strict=True))
         ),
         preprocess=data.preprocess,
         labels=data.classes,
@@ -159,26 +162,17 @@ def _measure_split(
     )
 
 
-def _cost(number: int, net: nn.Module, model: bytes, size: int) -> int:
-    """What the exported graph costs, in MACs.
-
-    It may be more than the network's modules tell, which call functions of their own, but not less: then something was
-    lost.
-    """
-    found, own = count(model, f"stages[{number}]").macs, macs(net, size)
-    if found < own:
-        raise BundleError(f"stages[{number}].macs", f"the exported graph has {found}, the network has {own}")
-    return found
-
-
-def _stage(number: int, network: str, net: nn.Module, model: bytes, cost: int, rule: Preprocess, classes: int) -> Stage:
+def _stage(
+    number: int, network: str, net: nn.Module, model: bytes, found: Count, rule: Preprocess, classes: int
+) -> Stage:
     return Stage(
         role="student" if number == 0 else "residual",
         network=network,
         file=f"stage{number}.onnx",
         sha256=bundle.sha256(model),
         params=params(fold_dirac(net)),
-        macs=cost,
+        graph_params=found.params,
+        macs=found.macs,
         input=Input(name=INPUT, shape=(None, 3, rule.size, rule.size)),
         output=Tensor(name=OUTPUT, shape=(None, classes)),
     )

@@ -1,6 +1,6 @@
 """Parameters and multiply-accumulates of an ONNX file, from its own graph: what runs is what is counted.
 
-Products of two activations (attention) are not counted, as `training.models.count` does not count them; nor is what
+Products of two activations (attention) are counted, as `training.models.count` counts them. What is not counted is what
 stands in front of a network, which normalises pixels or rounds floats to their grid.
 """
 
@@ -43,7 +43,7 @@ FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFL
 
 @dataclass(frozen=True)
 class Count:
-    """`params`: elements of weights, biases and other learned tensors. `macs`: for one image."""
+    """`params`: elements of weights, biases and other learned tensors, of each layer. `macs`: for one image."""
 
     params: int
     macs: int
@@ -57,8 +57,9 @@ def count(model: bytes, where: str = "graph") -> Count:
         where: field of the bundle, for messages.
 
     Returns:
-        Parameters, batch norm's running statistics, scales and zero points left out; and the multiply-accumulates of
-        convolutions and linear layers for one image, biases ignored.
+        Parameters, batch norm's running statistics, scales and zero points left out, where a tensor counts for each
+        layer that reads it, since exporters store equal ones once; and the multiply-accumulates of convolutions and
+        matrix products for one image, biases ignored, without what no image can change.
 
     Raises:
         BundleError: the shape of a layer cannot be inferred.
@@ -73,7 +74,7 @@ def count(model: bytes, where: str = "graph") -> Count:
     macs = 0
     for node in graph.node:
         place = WEIGHTS.get(node.op_type)
-        if place is None or node.input[place] not in constant:
+        if place is None or node.output[0] in constant:
             continue
         # a transposed convolution spreads its inputs, every other layer gathers them
         many = node.input[0] if node.op_type == "ConvTranspose" else node.output[0]
@@ -85,7 +86,7 @@ def count(model: bytes, where: str = "graph") -> Count:
 
 
 def check(stage: Stage, model: bytes, where: str) -> None:
-    """The manifest's costs are those of the graph.
+    """The manifest's costs are those of the graph; its parameters too, where the manifest says them.
 
     Raises:
         BundleError: they are not.
@@ -93,6 +94,9 @@ def check(stage: Stage, model: bytes, where: str) -> None:
     found = count(model, where)
     if found.macs != stage.macs:
         raise BundleError(f"{where}.macs", f"the graph has {found.macs}, the manifest says {stage.macs}")
+    if stage.graph_params is not None and found.params != stage.graph_params:
+        message = f"the graph has {found.params}, the manifest says {stage.graph_params}"
+        raise BundleError(f"{where}.graph_params", message)
 
 
 def _shaped(model: bytes, where: str) -> onnx.GraphProto:
@@ -132,7 +136,7 @@ def _products(node: NodeProto, weight: list[int]) -> int:
 
 def _params(graph: onnx.GraphProto) -> int:
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    learned: set[str] = set()
+    found = 0
     for node in graph.node:
         places = LEARNED.get(node.op_type, range(len(node.input)))
         for place in places:
@@ -141,5 +145,5 @@ def _params(graph: onnx.GraphProto) -> int:
             if tensor is None or not tensor.dims:
                 continue
             if tensor.data_type in FLOATS or node.op_type in QUANTISED:
-                learned.add(name)
-    return sum(math.prod(tensors[name].dims) for name in learned)
+                found += math.prod(tensor.dims)
+    return found

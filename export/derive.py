@@ -164,8 +164,9 @@ def converted(model: bytes, kind: Precision, splits: Splits, quantiser: Quantise
 
 def derived_stage(stage: Stage, model: bytes, kind: Precision) -> Stage:
     """The manifest's stage for a converted file: its costs are what its own graph does."""
-    changes = {"sha256": bundle.sha256(model), "macs": count(model).macs, "precision": kind}
-    return stage.model_copy(update=changes)
+    own = count(model)
+    changes = {"graph_params": own.params, "macs": own.macs, "precision": kind}
+    return stage.model_copy(update={"sha256": bundle.sha256(model), **changes})
 
 
 def exit_rule(source: ExitRule, dv: Sample) -> ExitRule:

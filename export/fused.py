@@ -29,7 +29,8 @@ from onnx import (
 from cascade.combine import EnergyDefinition
 from cascade.errors import BundleError
 from cascade.manifest import Preprocess
-from export.arithmetic import energy, goes_on, largest, network_input
+from export import stem
+from export.arithmetic import energy, fitted, goes_on, largest, normalised
 from export.nodes import Nodes
 from export.parts import alike, sizes
 
@@ -63,7 +64,8 @@ def fuse(
         stages: the first student and the res-students in order; each turns images (N, 3, S, S) into logits (N, K),
             both float32.
         definition: of the energy.
-        pixels: put this preprocessing into the graph.
+        pixels: put this preprocessing into the graph. Where every stage would round its images to the grid of the
+            pixels (`export.stem`), bytes go straight in, which comes to the same exactly.
         notes: metadata of the file.
 
     Raises:
@@ -71,10 +73,13 @@ def fuse(
     """
     if pixels is not None and pixels.resize != "stretch":
         raise BundleError("preprocess.resize", f"{pixels.resize!r} cannot be put into a graph: only 'stretch' can")
-    models = alike(stages)
-    size, classes = sizes(models)
-    nodes = Nodes()
-    images = IMAGES if pixels is None else network_input(nodes, IMAGES, pixels)
+    of_bytes = pixels is not None and all(stem.rounds_to_grid(stage) for stage in stages)
+    models = alike([stem.without_floats(stage) for stage in stages] if of_bytes else stages)
+    size, classes = sizes(models, of_bytes=of_bytes)
+    nodes, images = Nodes(), IMAGES
+    if pixels is not None:
+        planes = fitted(nodes, IMAGES, pixels)
+        images = planes if of_bytes else normalised(nodes, planes, pixels)
     nodes("Identity", images, name=models[0].graph.input[0].name)
     logits = _embedded(nodes, models[0], "N")
     rows = Rows(images, logits, energy(nodes, logits))
@@ -173,7 +178,8 @@ def _finished(graph: GraphProto, stages: Sequence[ModelProto], notes: Mapping[st
     """The graph as a file that passes ONNX's own checker."""
     opsets = {entry.domain: entry for stage in stages for entry in stage.opset_import}
     model = helper.make_model(graph, producer_name="rescade", opset_imports=list(opsets.values()))
-    model.ir_version = max(stage.ir_version for stage in stages)
+    least = helper.find_min_ir_version_for(opsets.values(), ignore_unknown=True)
+    model.ir_version = max(least, *(stage.ir_version for stage in stages))
     helper.set_model_props(model, dict(notes))
     checker.check_model(model, full_check=True)
     return model

@@ -11,6 +11,8 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, compose, i
 from cascade.errors import BundleError
 
 OPSET = 18  # the first with an antialiased Resize, and with the axes of every reduction as an input
+QUANTISED_OPSET = 19  # the first whose quantised operators ONNX's own reference implements
+QUANTISED = {"QuantizeLinear", "DequantizeLinear"}
 
 Shapes = list[tuple[int | None, ...]]
 
@@ -40,8 +42,13 @@ def alike(stages: Sequence[ModelProto]) -> list[ModelProto]:
     Raises:
         BundleError: one cannot be converted.
     """
-    opset = max(OPSET, *(_opset(stage) for stage in stages))
+    least = QUANTISED_OPSET if any(_is_quantised(stage) for stage in stages) else OPSET
+    opset = max(least, *(_opset(stage) for stage in stages))
     return [_prepared(stage, opset, number) for number, stage in enumerate(stages)]
+
+
+def _is_quantised(stage: ModelProto) -> bool:
+    return any(node.op_type in QUANTISED for body in (stage.graph, *stage.functions) for node in body.node)
 
 
 def _opset(stage: ModelProto) -> int:
@@ -63,19 +70,24 @@ def _prepared(stage: ModelProto, opset: int, number: int) -> ModelProto:
     return part
 
 
-def sizes(stages: Sequence[ModelProto]) -> tuple[int, int]:
+def sizes(stages: Sequence[ModelProto], *, of_bytes: bool = False) -> tuple[int, int]:
     """Pixels a side and number of classes, the same in every stage.
+
+    Args:
+        stages: each with one input.
+        of_bytes: whether they take uint8, and not float32.
 
     Raises:
         BundleError: a stage is no classifier of images, or not of those that stage 0 is for.
     """
-    found = [_signature(stage.graph) for stage in stages]
+    kind = TensorProto.UINT8 if of_bytes else TensorProto.FLOAT
+    found = [_signature(stage.graph, kind) for stage in stages]
     for number, signature in enumerate(found):
         if signature != found[0] or not _is_classifier(*signature):
             raise BundleError(
                 f"stages[{number}].file",
-                f"maps {signature[0]} to {signature[1]}; a stage maps one [N, 3, S, S] of float32 to one [N, K], and "
-                "all stages have the same S and K",
+                f"maps {signature[0]} to {signature[1]}; a stage maps one [N, 3, S, S] of "
+                f"{'uint8' if of_bytes else 'float32'} to one [N, K] of float32, and all stages have the same S and K",
             )
     size, classes = found[0][0][0][3], found[0][1][0][1]
     assert isinstance(size, int)
@@ -83,14 +95,14 @@ def sizes(stages: Sequence[ModelProto]) -> tuple[int, int]:
     return size, classes
 
 
-def _signature(graph: GraphProto) -> tuple[Shapes, Shapes]:
-    """Shapes of inputs and outputs; None for what is open. Another type than float32 has no shape."""
-    return [_shape(value) for value in graph.input], [_shape(value) for value in graph.output]
+def _signature(graph: GraphProto, kind: int) -> tuple[Shapes, Shapes]:
+    """Shapes of inputs of a kind and of float32 outputs; None for what is open. Another type has no shape."""
+    return [_shape(value, kind) for value in graph.input], [_shape(value, TensorProto.FLOAT) for value in graph.output]
 
 
-def _shape(value: ValueInfoProto) -> tuple[int | None, ...]:
+def _shape(value: ValueInfoProto, kind: int) -> tuple[int | None, ...]:
     tensor = value.type.tensor_type
-    if tensor.elem_type != TensorProto.FLOAT:
+    if tensor.elem_type != kind:
         return ()
     return tuple(side.dim_value if side.HasField("dim_value") else None for side in tensor.shape.dim)
 

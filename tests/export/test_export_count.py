@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
@@ -41,15 +40,6 @@ def ones(*shape: int) -> NDArray[np.float32]:
     return np.ones(shape, np.float32)
 
 
-def shaken(name: str) -> nn.Module:
-    """A network with no two weights alike: the exporter stores equal ones, such as fresh biases, once."""
-    net = frozen(name, 0)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(0.1 * torch.rand_like(parameter))
-    return net
-
-
 @pytest.mark.parametrize("name", ["resnet8_0.25_a", "resnet8_0.125_b", "resnet8x4", "wrn10_1_simkd"])
 def test_an_exported_network_costs_what_the_network_costs(name: str) -> None:
     net = frozen(name, 0)
@@ -58,7 +48,7 @@ def test_an_exported_network_costs_what_the_network_costs(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["resnet8_0.25_a", "resnet8_0.125_b"])
 def test_a_folded_batch_norm_leaves_a_bias_of_its_weight_and_bias(name: str) -> None:
-    net = shaken(name)
+    net = frozen(name, 0)
     folded = sum(module.num_features for module in net.modules() if isinstance(module, nn.BatchNorm2d))
     assert count(to_onnx(net, 8)).params == params(net) - folded
 
@@ -95,13 +85,24 @@ def test_a_linear_layer_costs_a_product_a_weight(transposed: int) -> None:
     assert count(graph(nodes, w=weights, b=ones(2))) == Count(98, 96)
 
 
-def test_a_product_of_two_activations_is_not_counted() -> None:
+def test_a_product_of_two_activations_is_counted_and_one_of_constants_is_not() -> None:
     nodes = [
         helper.make_node("MatMul", ["images", "images"], ["products"]),
         helper.make_node("Flatten", ["products"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "w"], ["logits"]),
+        helper.make_node("MatMul", ["w", "v"], ["product"]),
+        helper.make_node("MatMul", ["flat", "product"], ["logits"]),
     ]
-    assert count(graph(nodes, w=ones(48, 2))).macs == 96
+    assert count(graph(nodes, w=ones(48, 2), v=ones(2, 2))).macs == 3 * 4 * 4 * 4 + 96
+
+
+def test_a_tensor_that_two_layers_read_counts_for_each() -> None:
+    nodes = [
+        helper.make_node("Conv", ["images", "w", "b"], ["maps"], kernel_shape=[1, 1]),
+        helper.make_node("Conv", ["maps", "w", "b"], ["more"], kernel_shape=[1, 1]),
+        helper.make_node("GlobalAveragePool", ["more"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["logits"]),
+    ]
+    assert count(graph(nodes, classes=3, w=ones(3, 3, 1, 1), b=ones(3))).params == 2 * (9 + 3)
 
 
 def test_a_weight_may_be_made_of_constants() -> None:
@@ -148,3 +149,12 @@ def test_a_manifest_with_other_costs_is_refused() -> None:
     with pytest.raises(BundleError, match=r"the graph has 11904, the manifest says 7") as caught:
         check(cheaper, read.models[0], "stages[0]")
     assert caught.value.field == "stages[0].macs"
+
+
+def test_a_manifest_with_another_number_of_parameters_of_the_graph_is_refused() -> None:
+    read = tiny_bundle(stages=1)
+    own = read.manifest.stages[0].model_copy(update={"graph_params": count(read.models[0]).params})
+    check(own, read.models[0], "stages[0]")
+    with pytest.raises(BundleError, match=r"the graph has 1708, the manifest says 200") as caught:
+        check(own.model_copy(update={"graph_params": own.params}), read.models[0], "stages[0]")
+    assert caught.value.field == "stages[0].graph_params"

@@ -240,6 +240,29 @@ def test_stages_of_several_opsets_become_one_graph_of_the_highest() -> None:
     assert [entry.version for entry in fuse([stages[0], newer], "summed").opset_import] == [20]
 
 
+def quantised(opset: int) -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["scores", "scale", "zero"], ["bytes"]),
+        helper.make_node("DequantizeLinear", ["bytes", "scale", "zero"], ["logits"]),
+    ]
+    model = load(classifier(*nodes, scale=np.float32(0.01), zero=np.uint8(128)), "stage")
+    model.opset_import[0].version = opset
+    return model
+
+
+@pytest.mark.parametrize(("opset", "expected"), [(17, 19), (18, 19), (21, 21)])
+def test_a_graph_with_a_quantised_stage_is_of_an_opset_that_the_reference_runs(opset: int, expected: int) -> None:
+    from onnx.reference import ReferenceEvaluator
+
+    model = fuse([quantised(opset)], "summed")
+    assert [entry.version for entry in model.opset_import] == [expected]
+    assert model.ir_version >= helper.find_min_ir_version_for(model.opset_import)
+    images = random_inputs(5)
+    found: list[Any] = list(ReferenceEvaluator(model).run(None, {"images": images, "threshold": np.array([[0.5]])}))
+    expected_logits = Session(quantised(opset).SerializeToString(), "stage").run(images)
+    assert np.array_equal(found[0], expected_logits)
+
+
 def test_a_network_written_with_functions_can_be_part_of_it() -> None:
     ramp = helper.make_function("local", "Ramp", ["x"], ["y"], [helper.make_node("Relu", ["x"], ["y"])], OPSETS[:1])
     model = load(classifier(helper.make_node("Ramp", ["scores"], ["logits"], domain="local")), "stage")

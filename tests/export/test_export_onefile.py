@@ -91,7 +91,8 @@ def test_a_bundle_with_its_cascade_in_one_file_is_verified(tmp_path: Path, stage
 @pytest.mark.parametrize("pixels", [False, True])
 def test_a_shipped_cascade_in_one_file_is_its_stages_to_the_last_bit(name: str, *, pixels: bool) -> None:
     read = bundle.read(ROOT / "bundles" / name)
-    made, stages, rule = fused_bundle(read, pixels=pixels), sessions(read.models), read.manifest.preprocess
+    made, rule = fused_bundle(read, pixels=pixels), read.manifest.preprocess
+    stages = sessions(read.models, rule)
     assert made.fused is not None
     whole = Whole(made.fused)
     raw = np.random.default_rng(0).integers(0, 256, (17, 3, rule.size, rule.size), np.uint8)
@@ -102,6 +103,33 @@ def test_a_shipped_cascade_in_one_file_is_its_stages_to_the_last_bit(name: str, 
             found = whole.run(given[:size], threshold)
             for part in ("logits", "classes", "stages", "energies"):
                 assert np.array_equal(getattr(found, part), getattr(expected, part))
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_the_reference_implementation_of_onnx_runs_a_quantised_cascade(*, pixels: bool) -> None:
+    from onnx.reference import ReferenceEvaluator
+
+    read = bundle.read(ROOT / "bundles" / "cifar10-int8")
+    made, rule = fused_bundle(read, pixels=pixels), read.manifest.preprocess
+    assert made.fused is not None
+    raw = np.random.default_rng(0).integers(0, 256, (4, 3, rule.size, rule.size), np.uint8)
+    given = np.ascontiguousarray(raw.transpose(0, 2, 3, 1)) if pixels else normalise(raw, rule)
+    threshold = np.array([[read.manifest.exit.threshold]])
+    expected = Whole(made.fused).run(given, float(threshold.item()))
+    reference = ReferenceEvaluator(onnx.load_model_from_string(made.fused))
+    found: list[Any] = list(reference.run(None, {"images": given, "threshold": threshold}))
+    assert np.allclose(found[0], expected.logits, rtol=0, atol=1e-6)
+    assert found[2].tolist() == expected.stages.tolist()
+    assert set(expected.stages.tolist()) == {0, 1}
+
+
+def test_a_quantised_cascade_of_pixels_takes_its_bytes_as_they_are() -> None:
+    made = fused_bundle(bundle.read(ROOT / "bundles" / "cifar10-int8"), pixels=True)
+    assert made.fused is not None
+    outer = onnx.load_model_from_string(made.fused).graph
+    branches = [helper.get_node_attr_value(node, "then_branch") for node in outer.node if node.op_type == "If"]
+    kinds = [{node.op_type for node in graph.node} for graph in (outer, *branches)]
+    assert [("Pad" in each, "Mul" in each) for each in kinds] == [(True, False)] * 2
 
 
 def with_file(folder: Path, model: bytes, **changes: object) -> Path:

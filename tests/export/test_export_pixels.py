@@ -12,7 +12,8 @@ from sklearn.datasets import load_sample_images
 from cascade.errors import BundleError
 from cascade.manifest import Preprocess
 from cascade.pixels import Pixels, fit, normalise, scale_and_shift
-from export.arithmetic import network_input
+from export.arithmetic import fitted as fitted_in_graph
+from export.arithmetic import normalised
 from export.fused import fuse
 from export.nodes import Nodes
 from export.parts import load
@@ -54,7 +55,7 @@ def test_images_of_the_networks_size_get_the_very_logits_of_the_stages(
 def largest_error(images: Pixels, rule: Preprocess) -> float:
     """Largest difference between the graph's input of a network and the server's, in steps of 8 bits."""
     nodes = Nodes()
-    nodes("Identity", network_input(nodes, "images", rule), name="input")
+    nodes("Identity", normalised(nodes, fitted_in_graph(nodes, "images", rule), rule), name="input")
     value = helper.make_tensor_value_info
     graph = nodes.graph(
         "pixels",

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cascade import bundle
 from cascade.pixels import normalise
 from cascade.replay import Replay
 from export.onefile import fused_bundle
@@ -18,6 +19,7 @@ from export.whole import Whole
 from tests.builders import tiny_bundle
 
 WEB = Path(__file__).parent / "web"
+ROOT = Path(__file__).parents[2]
 pytestmark = [
     pytest.mark.train,
     pytest.mark.node,
@@ -65,3 +67,17 @@ def test_a_browsers_runtime_gives_the_same_exits_and_labels(tmp_path: Path, *, p
     assert np.allclose(found.logits, expected.logits, rtol=0, atol=1e-4)
     assert np.allclose(found.energies, expected.energies, rtol=0, atol=1e-5)
     assert set(found.stages.tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_a_browsers_runtime_takes_a_quantised_cascade(tmp_path: Path, *, pixels: bool) -> None:
+    read = bundle.read(ROOT / "bundles" / "cifar10-int8")
+    made, rule = fused_bundle(read, pixels=pixels), read.manifest.preprocess
+    assert made.fused is not None
+    raw = np.random.default_rng(0).integers(0, 256, (4, 3, rule.size, rule.size), np.uint8)
+    images = np.ascontiguousarray(raw.transpose(0, 2, 3, 1)) if pixels else normalise(raw, rule)
+    expected = Whole(made.fused).run(images, read.manifest.exit.threshold)
+    found = in_node(tmp_path, made.fused, images, read.manifest.exit.threshold)
+    assert found.stages.tolist() == expected.stages.tolist()
+    assert found.classes.tolist() == expected.classes.tolist()
+    assert np.allclose(found.logits, expected.logits, rtol=0, atol=1e-4)
