@@ -178,7 +178,7 @@ def _finished(graph: GraphProto, stages: Sequence[ModelProto], notes: Mapping[st
     """The graph as a file that passes ONNX's own checker."""
     opsets = {entry.domain: entry for stage in stages for entry in stage.opset_import}
     model = helper.make_model(graph, producer_name="rescade", opset_imports=list(opsets.values()))
-    least = helper.find_min_ir_version_for(opsets.values(), ignore_unknown=True)
+    least = helper.find_min_ir_version_for(list(opsets.values()), ignore_unknown=True)
     model.ir_version = max(least, *(stage.ir_version for stage in stages))
     helper.set_model_props(model, dict(notes))
     checker.check_model(model, full_check=True)

@@ -32,7 +32,7 @@ class Small(nn.Module):
         self.last = nn.Linear(5, 2)
         self.spare = nn.Linear(100, 100)
         for norm in (self.first[1], self.first[3], self.second[1]):
-            nn.init.normal_(norm.bias)
+            nn.init.normal_(norm.get_parameter("bias"))
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, 8, 8) -> (B, 2)."""
