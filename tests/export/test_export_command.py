@@ -83,7 +83,7 @@ def test_a_run_can_be_exported_in_another_precision_at_once(student_alone: Run, 
     result = rescade("export", student_alone.folder, "--precision", "int8", "--out", tmp_path / "int8", "--quiet")
     assert result.exit_code == 0, result.output
     assert bundle.read(tmp_path / "int8").manifest.name == "tiny-int8"
-    assert "7 bits, float: stem, classifier" in shown(bundle.read_manifest(tmp_path / "int8"))
+    assert "7 bits, float: classifier" in shown(bundle.read_manifest(tmp_path / "int8"))
 
 
 @pytest.mark.slow
