@@ -78,7 +78,8 @@ def _images(model: ModelProto) -> ValueInfoProto:
     if len(model.graph.input) != 1:
         names = ", ".join(value.name for value in model.graph.input) or "none"
         raise BundleError(FIELD, f"the graph must have one input, the images, and has {names}")
-    return model.graph.input[0]
+    images: ValueInfoProto = model.graph.input[0]
+    return images
 
 
 def _kernel(model: ModelProto, stem: NodeProto) -> TensorProto | None:
@@ -140,7 +141,7 @@ def on_grid(model: ModelProto, rule: Preprocess) -> ModelProto:
 def _rounding(model: ModelProto, grid: Grid) -> NodeProto:
     """The node that makes bytes of the images: it alone reads them, and by the grid's scale and zero."""
     images = _images(model)
-    readers = [node for node in model.graph.node if images.name in node.input]
+    readers: list[NodeProto] = [node for node in model.graph.node if images.name in node.input]
     if [node.op_type for node in readers] != ["QuantizeLinear"]:
         kinds = ", ".join(node.op_type for node in readers) or "nothing"
         raise BundleError(FIELD, f"one QuantizeLinear must read the images, not {kinds}: {ELSE}")

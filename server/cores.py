@@ -28,7 +28,7 @@ def of_workers(settings: ServerSettings) -> list[int | None]:
     """One a worker: its core, or None where it goes where it likes."""
     alone = settings.device == "cpu" and settings.threads == 1
     if settings.keep_cores and alone and settings.workers == len(EVERY) > 1:
-        return sorted(EVERY)
+        return [*sorted(EVERY)]
     return [None] * settings.workers
 
 

@@ -2,8 +2,8 @@
 
 To read one number off a GPU is to wait for all that the GPU was given before. So the losses of a batch stay where they
 are until somebody wants a number, and are then read together: a few times a second, before a checkpoint, and when the
-epoch ends. They are added on the CPU, in float64 and batch by batch, whichever device computed them: the same losses have
-the same sums however often they were read. The losses themselves may differ from one device to another.
+epoch ends. They are added on the CPU, in float64 and batch by batch, whichever device computed them: the same losses
+have the same sums however often they were read. The losses themselves may differ from one device to another.
 """
 
 from __future__ import annotations

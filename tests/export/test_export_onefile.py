@@ -92,9 +92,8 @@ def test_a_bundle_with_its_cascade_in_one_file_is_verified(tmp_path: Path, stage
 def test_a_shipped_cascade_in_one_file_is_its_stages_to_the_last_bit(name: str, *, pixels: bool) -> None:
     read = bundle.read(ROOT / "bundles" / name)
     made, rule = fused_bundle(read, pixels=pixels), read.manifest.preprocess
-    stages = sessions(read.models, rule)
     assert made.fused is not None
-    whole = Whole(made.fused)
+    whole, stages = Whole(made.fused), sessions(read.models, rule)
     raw = np.random.default_rng(0).integers(0, 256, (17, 3, rule.size, rule.size), np.uint8)
     given = np.ascontiguousarray(raw.transpose(0, 2, 3, 1)) if pixels else normalise(raw, rule)
     for threshold in (-1.0, 0.3, 0.5, 0.7, 0.9, 2.0):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -121,7 +123,7 @@ def test_a_graph_whose_kernel_is_used_twice_has_no_stem() -> None:
 def before_the_grid(*kinds: str, scale: float = 1.0, zero: int = 102) -> onnx.ModelProto:
     """What a quantiser might leave at the images: these nodes, and a network behind them."""
     model = onnx.load_model_from_string(onnx_model())
-    weights = {"s": np.array(scale, np.float32), "z": np.array(zero, np.uint8)}
+    weights: dict[str, Any] = {"s": np.array(scale, np.float32), "z": np.array(zero, np.uint8)}
     model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())
     del model.graph.node[:]
     for kind in kinds:

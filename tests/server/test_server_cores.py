@@ -72,8 +72,8 @@ def test_a_thread_that_one_of_them_starts_can_roam() -> None:
 
 def test_roaming_goes_back_to_what_was_allowed_and_no_further() -> None:
     one = min(cores.EVERY)
-    [found] = in_a_thread(lambda: (os.sched_setaffinity(0, {one}), cores.keep_to(one), cores.roam(), affinity())[-1])
-    assert found == {one}
+    acts = (lambda: os.sched_setaffinity(0, {one}), lambda: cores.keep_to(one), cores.roam, affinity)
+    assert in_a_thread(*acts)[-1] == {one}
 
 
 def test_threads_of_a_process_that_keeps_to_no_core_stay_as_they_are() -> None:
