@@ -57,10 +57,12 @@ class Comparison:
         self.name, self.trial, self.out, self.images, self.device = name, TRIALS[name], out, images, device
         self.folder = out / name
         if epochs is not None:
-            schedules = {
-                part: {**getattr(self.trial, part), "epochs": epochs} for part in ("schedule", "teacher_schedule")
-            }
-            self.trial = dataclasses.replace(self.trial, **schedules)
+            own = {"epochs": epochs}
+            self.trial = dataclasses.replace(
+                self.trial,
+                schedule={**self.trial.schedule, **own},
+                teacher_schedule={**self.trial.teacher_schedule, **own},
+            )
             self.folder = out / f"{name}-{epochs}-epochs"
         self.results = self.folder / "results.jsonl"
 

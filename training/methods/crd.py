@@ -91,8 +91,8 @@ class Bank(nn.Module):
         self.register_buffer("rows", (torch.rand(len(data.labels), width) * 2 - 1) / math.sqrt(width / 3))
         self.register_buffer("z", torch.tensor(-1.0))
         self.kept: tuple[Tensor, Tensor] | None = None
-        self.register_state_dict_pre_hook(lambda bank, *_: bank.settle())
-        self.register_load_state_dict_pre_hook(lambda bank, *_: bank.forget())
+        self.register_state_dict_pre_hook(lambda bank, *_: bank.settle())  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(lambda bank, *_: bank.forget())  # type: ignore[no-untyped-call]
 
     def scores(self, embedded: Tensor, index: Tensor, samples: int) -> tuple[Tensor, Tensor]:
         """How each embedding (B, D) fits the rows that `index` (B, 1 + m) names: exp scores (B, 1 + m), and Z."""
