@@ -57,10 +57,11 @@ class Comparison:
         self.name, self.trial, self.out, self.images, self.device = name, TRIALS[name], out, images, device
         self.folder = out / name
         if epochs is not None:
+            own = {"epochs": epochs}
             self.trial = dataclasses.replace(
                 self.trial,
-                schedule={**self.trial.schedule, "epochs": epochs},
-                teacher_schedule={**self.trial.teacher_schedule, "epochs": epochs},
+                schedule={**self.trial.schedule, **own},
+                teacher_schedule={**self.trial.teacher_schedule, **own},
             )
             self.folder = out / f"{name}-{epochs}-epochs"
         self.results = self.folder / "results.jsonl"

@@ -33,6 +33,7 @@ METHODS: dict[str, dict[str, Any]] = {
     **{name: {"name": name} for name in ("fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "ab", "ft", "nst", "fsp")},
     **{name: {"name": name} for name in ("crd", "crd_kd", "srrl", "semckd", "dml", "simkd", "simkd_joint")},
     "simkd_sequential": {"name": "simkd_sequential"},
+    "semckd, a tenth of its weight": {"name": "semckd", "weight": 40.0},
     "vanilla, ten times the lr": {"name": PLAIN},
     "kd, ten times the lr": {"name": "kd", "bench": "crd"},
     "simkd, ten times the lr": {"name": "simkd"},
@@ -40,7 +41,8 @@ METHODS: dict[str, dict[str, Any]] = {
     **NO_DATA,
 }
 FASTER = tuple(row for row in METHODS if "ten times" in row)
-COMMON = tuple(row for row in METHODS if row not in (*FASTER, *SEVERAL, *NO_DATA))
+LIGHTER = tuple(row for row in METHODS if "a tenth" in row)
+COMMON = tuple(row for row in METHODS if row not in (*FASTER, *LIGHTER, *SEVERAL, *NO_DATA))
 # What the registry has beside them, and why it has no row here.
 ELSEWHERE = {
     "finetune_kd": "goes on from another student",
@@ -86,7 +88,12 @@ _SCHEDULE = {**_USUAL, "lr": 0.05, "policy": "one_cycle"}
 _PAPERS = {**_USUAL, "lr": 0.05, "policy": "step", "milestones": [0.625, 0.75, 0.875]}
 TRIALS = {
     "digits": Trial(
-        DIGITS, "resnet8_0.125_a", "resnet20_a", {**_SCHEDULE, "epochs": 10, "batch_size": 32}, {"epochs": 12}
+        DIGITS,
+        "resnet8_0.125_a",
+        "resnet20_a",
+        {**_SCHEDULE, "epochs": 10, "batch_size": 32},
+        {"epochs": 12},
+        (*COMMON, *LIGHTER),
     ),
     "cifar10": Trial(
         _CIFAR10,

@@ -15,6 +15,7 @@ from training.compiled import compile_helpers, compile_network, uncompiled
 from training.data import Batches, Split
 from training.evaluate import logits_of
 from training.methods.base import Method, find
+from training.methods.simkd import SimKD
 from training.models.contract import Network
 from training.synthesis.statistics import watched
 
@@ -80,8 +81,8 @@ def test_every_way_into_a_network_runs_graphs_and_gives_the_same_losses(name: st
     }
     assert list(compiled.state_dict()) == keys
     assert same(state(compiled), state(plain))
-    helpers = compiled.get_submodule("fronts") if name == "simkd" else nn.Module()
-    assert counting.convolutions() >= convolutions(compiled.student, *compiled.nets.teachers, helpers)
+    projectors = compiled.fronts if isinstance(compiled, SimKD) else nn.ModuleList()
+    assert counting.convolutions() >= convolutions(compiled.student, *compiled.nets.teachers, projectors)
 
 
 def test_logits_alone_are_one_graph_and_maps_one_a_part(counting: Counting) -> None:

@@ -136,15 +136,16 @@ def test_what_is_remembered_has_no_gradient_and_the_batch_that_comes_in_changes_
 
 
 def test_no_bank_is_copied_for_the_backward_pass() -> None:
-    trained, held = crd().train(), set()
+    trained = crd().train()
+    held: list[int] = []
 
     def pack(x: Tensor) -> Tensor:
-        held.add(x.untyped_storage().data_ptr())
+        held.append(x.untyped_storage().data_ptr())
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         loss = trained.losses(batch(*LABELS))["crd"]
-    assert {bank.rows.untyped_storage().data_ptr() for bank in (trained.student_bank, trained.teacher_bank)} <= held
+    assert {bank.rows.untyped_storage().data_ptr() for bank in (trained.student_bank, trained.teacher_bank)} <= {*held}
     assert loss.isfinite()
 
 
