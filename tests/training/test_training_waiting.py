@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cascade.errors import RecipeError
 from tests.training.loops import CPU, Interrupted, digits, method, plan
 from tests.training.networks import frozen, training_set
 from training.data import Data, Split
@@ -75,11 +76,12 @@ def there(data: Data, device: torch.device) -> Data:
 
 
 def parts(name: str) -> list[Method]:
-    """A method, with three teachers if it takes as many, and what it trains before."""
+    """A method, with three teachers if it takes as many by these settings, and what it trains before."""
     whole = method(name.partition(",")[0], **SETTINGS.get(name, {}))
     if whole.takes_several_teachers:
         more = tuple(frozen("resnet8_0.25_a", seed, 10) for seed in (5, 6))
-        whole = type(whole)(whole.config, replace(whole.nets, more_teachers=more), whole.data)
+        with suppress(RecipeError):
+            whole = type(whole)(whole.config, replace(whole.nets, more_teachers=more), whole.data)
     return [whole, *(phase.method for phase in whole.phases())]
 
 
