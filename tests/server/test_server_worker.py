@@ -179,3 +179,25 @@ def test_a_worker_whose_core_is_gone_is_up_all_the_same() -> None:
     FakeParent(look, core=1023).run()
     assert found == [True]
     assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.usefixtures("logging_as_it_was")
+def test_the_threads_beside_an_event_loop_that_keeps_to_a_core_do_not() -> None:
+    found: dict[str, set[int]] = {}
+
+    async def look(parent: FakeParent) -> None:
+        await parent.open_tiny()
+        with parent.connect() as client:
+            client.sendall(ASK.encode() + PHOTO)
+            assert (await asyncio.to_thread(client.recv, 65536)).startswith(b"HTTP/1.1 200 OK")
+        for thread in threading.enumerate():
+            assert thread.native_id is not None
+            found[thread.name.partition("_")[0]] = os.sched_getaffinity(thread.native_id)
+
+    try:
+        FakeParent(look, min(cores.EVERY)).run()
+    finally:
+        cores.roam()
+    assert {"run", "decode"} <= set(found)
+    assert found.pop("MainThread") == {min(cores.EVERY)}
+    assert set(map(frozenset, found.values())) == {cores.EVERY}
