@@ -247,12 +247,20 @@ class _Run:
         drawn = functools.partial(
             self.batches.augmented, self.data.train, device.slice(index), self.data.augment, generator
         )
-        batch = replace(self.method.make_batch(drawn), epoch=self.epoch)
         done = (self.epoch * self.batches_per_epoch + self.batch) / (schedule.epochs * self.batches_per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(schedule, done)
+        self.pace(learning_rate(schedule, done))
+        batch = replace(self.method.make_batch(drawn), epoch=self.epoch)
         for turn in range(self.method.turns()):
             self.one_step(replace(batch, turn=turn))
+
+    def pace(self, lr: float) -> None:
+        """Set the learning rates: `lr` for what is trained, and as large a part of their own for those that follow."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        for optimizer in self.method.optimizers().values():
+            for group in optimizer.param_groups:
+                if "initial_lr" in group:
+                    group["lr"] = group["initial_lr"] * lr / self.step.schedule.lr
 
     def one_step(self, batch: Batch) -> None:
         """Losses, gradients, and the optimiser's step; it leaves alone what has no gradient.

@@ -24,6 +24,7 @@ from training.loop import train
 from training.methods.base import Batch, Networks, find
 from training.methods.simkd import SimKD
 from training.recipe import load
+from training.schedule import learning_rate
 from training.steps import run_recipe
 from training.synthesis.base import DataFree
 from training.synthesis.generative import Generative
@@ -91,6 +92,23 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights_and_images(tmp_path: 
     assert same(state(again), state(whole))
     for file in ("metrics.jsonl", "steps/residual1/images.png"):
         assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+@pytest.mark.parametrize("policy", ["follow", "constant"])
+def test_a_generators_rate_follows_the_students_or_stays(tmp_path: Path, policy: str) -> None:
+    how, step, rates = small("zskt", generator_policy=policy, generator_lr=0.01), plan(tmp_path), []
+    generator = how.optimizers()["generator"]
+    generator.register_step_post_hook(lambda *_: rates.append(generator.param_groups[0]["lr"]))
+    trained(tmp_path, step=step, how=how)
+    batches = step.schedule.epochs * (len(digits().train) // step.schedule.batch_size)
+    shares = [learning_rate(step.schedule, done / batches) / step.schedule.lr for done in range(0, batches, 3)]
+    assert len(shares) > 2
+    assert rates == pytest.approx([0.01 * (share if policy == "follow" else 1) for share in shares])
+
+
+@pytest.mark.parametrize(("name", "policy"), [("zskt", "follow"), ("dafl", "constant")])
+def test_who_follows_unless_the_recipe_says_other(name: str, policy: str) -> None:
+    assert find({"name": name})[1].model_dump()["generator_policy"] == policy
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -188,7 +188,11 @@ class Method(nn.Module):
         return draw()
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """What `make_batch` moves other weights with, by name, for the checkpoint; default nothing."""
+        """What `make_batch` moves other weights with, by name, for the checkpoint; default nothing.
+
+        A parameter group that says its `initial_lr` follows the schedule: its rate is that times the student's share
+        of its own highest. Others keep theirs.
+        """
         return {}
 
     def pictures(self) -> Tensor | None:

@@ -7,11 +7,16 @@ with the Reused Teacher Classifier", 2022, arXiv 2203.14001, take for table 7: n
 for one of the generator, Adam at 1e-3. The paper's: `attention: 250`, `student_steps: 10`, `noise: 100`, and a student
 of Adam at 2e-3, where ours is moved by SGD as every other.
 
+The generator's rate falls with the student's, as in the paper's code. The library keeps it (`generator_policy:
+constant`), and reports the best epoch: once the student's rate is next to nothing, the generator runs away from it.
+
 The distance of attention maps is that of the paper's code, the mean of squares, over all stages. While the generator
 moves, the student normalises by the batch, as in either code, and its running statistics go on.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -32,8 +37,9 @@ class ZSKT(DataFree):
     """The student learns from images on which it is furthest from its teacher; no data."""
 
     class Config(GenerativeConfig):
-        """`adversarial`, `attention`: weights. Others: the generator's."""
+        """`adversarial`, `attention`: weights. Others: the generator's, whose rate falls with the student's."""
 
+        generator_policy: Literal["constant", "follow"] = "follow"
         adversarial: Positive = 1.0
         attention: NonNegative = 0.0
 

@@ -7,7 +7,7 @@ new images each time, as they are made, without augmentation.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -30,6 +30,7 @@ class GenerativeConfig(MethodConfig):
         noise: numbers that an image is made of.
         width: channels of the generator's last hidden map.
         generator_lr: learning rate of its Adam.
+        generator_policy: how that goes on: constant, or following the student's, in the same proportion to its highest.
         generator_batch: images that it is judged by.
         generator_steps: of the generator, each time that it moves.
         student_steps: batches of the student from one time to the next.
@@ -38,6 +39,7 @@ class GenerativeConfig(MethodConfig):
     noise: Count = 256
     width: Count = 64
     generator_lr: Positive = 1e-3
+    generator_policy: Literal["constant", "follow"] = "constant"
     generator_batch: Annotated[int, Field(gt=1)] = 256
     generator_steps: Count = 1
     student_steps: Count = 5
@@ -57,6 +59,8 @@ class Generative(Synthesis):
         self.config, self.judge = config, judge
         self.generator = Generator(config.noise, 4 * config.width, config.width, data.size)
         self.optimizer = adam(*self.generator.parameters(), lr=config.generator_lr)
+        if config.generator_policy == "follow":
+            self.optimizer.param_groups[0]["initial_lr"] = config.generator_lr
         self.shown: Tensor | None = None
 
     def batch(self) -> Batch:
