@@ -21,6 +21,8 @@ _INVERTED = {
 SEVERAL: dict[str, dict[str, Any]] = {
     **{name: {"name": name} for name in ("aveg", "aekd", "aekd_f", "simkd_v")},
     "simkd, several teachers": {"name": "simkd"},
+    "simkd_v, ten times the lr": {"name": "simkd_v"},
+    "simkd, several teachers, ten times the lr": {"name": "simkd"},
 }
 NO_DATA: dict[str, dict[str, Any]] = {
     **{name: {"name": name, **_IMAGES, "generator_batch": 128} for name in ("zskt", "dafl")},
@@ -41,6 +43,7 @@ METHODS: dict[str, dict[str, Any]] = {
     **NO_DATA,
 }
 FASTER = tuple(row for row in METHODS if "ten times" in row)
+FASTER_ALONE = tuple(row for row in FASTER if row not in SEVERAL)
 LIGHTER = tuple(row for row in METHODS if "a tenth" in row)
 COMMON = tuple(row for row in METHODS if row not in (*FASTER, *LIGHTER, *SEVERAL, *NO_DATA))
 # What the registry has beside them, and why it has no row here.
@@ -101,7 +104,7 @@ TRIALS = {
         "resnet14_a",
         {**_SCHEDULE, "epochs": 8, "batch_size": 64},
         {"epochs": 30},
-        (*COMMON, *FASTER),
+        (*COMMON, *FASTER_ALONE),
         precision="bf16",
     ),
     "reuse": Trial(
@@ -110,7 +113,7 @@ TRIALS = {
         "resnet14_2_a",
         {**_SCHEDULE, "epochs": 8, "batch_size": 64},
         {"epochs": 16},
-        (PLAIN, "kd", "simkd", *FASTER),
+        (PLAIN, "kd", "simkd", *FASTER_ALONE),
         precision="bf16",
     ),
     "gpu": Trial(
@@ -128,8 +131,18 @@ TRIALS = {
         "resnet14_0.5_a",
         {**_SCHEDULE, "epochs": 10, "batch_size": 32},
         {"epochs": 12},
-        (PLAIN, "kd", "simkd", *SEVERAL),
+        (PLAIN, "kd", "simkd", *FASTER_ALONE, *SEVERAL),
         teachers=3,
+    ),
+    "teachers_cifar10": Trial(
+        _CIFAR10,
+        "resnet8_0.5_a",
+        "resnet14_a",
+        {**_SCHEDULE, "epochs": 8, "batch_size": 64},
+        {"epochs": 30},
+        (PLAIN, "kd", "simkd", *FASTER_ALONE, *SEVERAL),
+        teachers=3,
+        precision="bf16",
     ),
     "no_data": Trial(
         _UNSEEN,
@@ -138,5 +151,14 @@ TRIALS = {
         {**_USUAL, "lr": 0.1, "policy": "cosine", "epochs": 40, "batch_size": 32},
         {"epochs": 12, "policy": "one_cycle"},
         (PLAIN, "kd", *NO_DATA),
+    ),
+    "no_data_cifar10": Trial(
+        _CIFAR10,
+        "resnet8_0.5_a",
+        "resnet14_a",
+        {**_USUAL, "lr": 0.1, "policy": "cosine", "epochs": 40, "batch_size": 64},
+        {"epochs": 30, "policy": "one_cycle", "lr": 0.05},
+        (PLAIN, "kd", *NO_DATA),
+        precision="bf16",
     ),
 }
