@@ -156,7 +156,7 @@ TRIALS = {
         _CIFAR10,
         "resnet8_0.5_a",
         "resnet14_a",
-        {**_USUAL, "lr": 0.1, "policy": "cosine", "epochs": 40, "batch_size": 64},
+        {**_USUAL, "lr": 0.1, "policy": "cosine", "epochs": 16, "batch_size": 64},
         {"epochs": 30, "policy": "one_cycle", "lr": 0.05},
         (PLAIN, "kd", *NO_DATA),
         precision="bf16",
