@@ -77,7 +77,7 @@ class AEKDF(AEKD):
         return found
 
     def hint_loss(self, x: Tensor, maps: list[Tensor]) -> Tensor:
-        """The weighted sum of the squared differences, each a mean over all elements."""
+        """`sum_m a'_m mean (reg_m(x) - f_m)^2`, of the student's map x and each teacher's f_m."""
         terms = [
             functional.mse_loss(regress(x).float(), smaller(target).float())
             for regress, smaller, target in zip(self.regressors, self.shrinks, maps, strict=True)

@@ -205,6 +205,8 @@ def first_different(others: Tensor, count: int, least: int) -> Tensor:
 def contrast(scores: Tensor, z: Tensor, samples: int) -> Tensor:
     """How hard it is to tell the positive from noise: a negative log-likelihood, the mean over the batch.
 
+    With `p_i = scores_i / Z`: `-[log p_0 / (p_0 + m / N) + sum_{i=1..m} log (m / N) / (p_i + m / N)]`.
+
     Args:
         scores: (B, 1 + m), exp of similarity over temperature; the positive comes first.
         z: what they are divided by, a scalar.

@@ -33,7 +33,7 @@ class NST(Distiller):
 
 
 def selectivity_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """MMD^2 of the channels of maps (B, C, H, W) and (B, C', H', W'), the mean over the batch."""
+    """`MMD^2 = K(t, t) + K(s, s) - 2 K(s, t)` of the channels of maps (B, C, H, W) and (B, C', H', W')."""
     student, teacher = (unit(x.flatten(2)) for x in pool_match(student, teacher))
     return kernel(teacher, teacher) + kernel(student, student) - 2 * kernel(student, teacher)
 

@@ -45,12 +45,12 @@ class RKD(Distiller):
 
 
 def distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Smooth L1 between the distances of vectors (B, D) and (B, D'), each in units of its own side's mean."""
+    """`mean_{i,j} l(d_ij^T - d_ij^S)`, l smooth L1, of the distances of vectors (B, D) and (B, D')."""
     return functional.smooth_l1_loss(distances(student), distances(teacher))
 
 
 def distances(x: Tensor) -> Tensor:
-    """(B, D) -> (B, B), divided by the mean over all pairs of different samples."""
+    """`d_ij = |x_i - x_j| / mu`, mu the mean over all pairs of different samples; (B, D) -> (B, B)."""
     x = x - x.mean(0)
     squares = x.square().sum(1)
     between = (squares[:, None] + squares - 2 * x @ x.T).clamp_min(EPSILON).sqrt()
@@ -59,7 +59,7 @@ def distances(x: Tensor) -> Tensor:
 
 
 def angle_loss(student: Tensor, teacher: Tensor, elements: int = ELEMENTS) -> Tensor:
-    """Smooth L1 between the cosines of all triples of vectors (B, D) and (B, D'), the mean over B^3.
+    """`mean_{i,j,k} l(cos_ijk^T - cos_ijk^S)`, l smooth L1, of all B^3 triples of vectors (B, D) and (B, D').
 
     Args:
         student: (B, D).
@@ -84,6 +84,6 @@ def _angles_apart(student: Tensor, teacher: Tensor, vertices: slice) -> Tensor:
 
 
 def angles(x: Tensor, vertices: slice) -> Tensor:
-    """(B, D) -> (V, B, B): the cosine of the angle at each of the vertices between every two samples."""
+    """`cos_ijk = e_ij . e_ik` with `e_ij = (x_j - x_i) / |x_j - x_i|`, at each vertex i; (B, D) -> (V, B, B)."""
     edges = unit(x[None] - x[vertices, None])
     return edges @ edges.transpose(1, 2)
