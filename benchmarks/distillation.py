@@ -23,7 +23,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.distillation_cost import Cost, Stepper, costs
-from benchmarks.distillation_trials import ALONE, BODY_FROM, FASTER, METHODS, NO_DATA, PLAIN, SEVERAL, TRIALS
+from benchmarks.distillation_trials import ALONE, BODY_FROM, METHODS, NO_DATA, PLAIN, RATES, SEVERAL, TRIALS
 from benchmarks.runs import image_folder
 from cascade.errors import RecipeError
 from cascade.figures import accuracy
@@ -115,7 +115,7 @@ class Comparison:
             start = str(self.place(BODY_FROM[method], seed))
         if METHODS[method]["name"] not in ALONE:
             teachers = self.teachers() if method in SEVERAL else [self.teacher()]
-        schedule = {"lr": 10 * self.trial.schedule["lr"]} if method in FASTER else {}
+        schedule = {"lr": RATES[method] * self.trial.schedule["lr"]} if method in RATES else {}
         return self.recipe(seed, METHODS[method], self.trial.student, schedule, teachers=teachers, start=start)
 
     def place(self, method: str, seed: int) -> Path:

@@ -35,6 +35,7 @@ METHODS: dict[str, dict[str, Any]] = {
     **{name: {"name": name} for name in ("fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "ab", "ft", "nst", "fsp")},
     **{name: {"name": name} for name in ("crd", "crd_kd", "srrl", "semckd", "dml", "simkd", "simkd_joint")},
     "simkd_sequential": {"name": "simkd_sequential"},
+    "semckd, half the lr": {"name": "semckd"},
     "semckd, a tenth of its weight": {"name": "semckd", "weight": 40.0},
     "vanilla, ten times the lr": {"name": PLAIN},
     "kd, ten times the lr": {"name": "kd", "bench": "crd"},
@@ -42,10 +43,13 @@ METHODS: dict[str, dict[str, Any]] = {
     **SEVERAL,
     **NO_DATA,
 }
-FASTER = tuple(row for row in METHODS if "ten times" in row)
-FASTER_ALONE = tuple(row for row in FASTER if row not in SEVERAL)
-LIGHTER = tuple(row for row in METHODS if "a tenth" in row)
-COMMON = tuple(row for row in METHODS if row not in (*FASTER, *LIGHTER, *SEVERAL, *NO_DATA))
+# What a row's learning rate is, as a share of the trial's.
+RATES = {
+    row: share for words, share in (("ten times the lr", 10), ("half the lr", 0.5)) for row in METHODS if words in row
+}
+FASTER = tuple(row for row, share in RATES.items() if share > 1 and row not in SEVERAL)
+GENTLER = tuple(row for row in METHODS if row.startswith("semckd,"))
+COMMON = tuple(row for row in METHODS if row not in (*RATES, *GENTLER, *SEVERAL, *NO_DATA))
 # What the registry has beside them, and why it has no row here.
 ELSEWHERE = {
     "finetune_kd": "goes on from another student",
@@ -96,7 +100,7 @@ TRIALS = {
         "resnet20_a",
         {**_SCHEDULE, "epochs": 10, "batch_size": 32},
         {"epochs": 12},
-        (*COMMON, *LIGHTER),
+        (*COMMON, *GENTLER),
     ),
     "cifar10": Trial(
         _CIFAR10,
@@ -104,7 +108,7 @@ TRIALS = {
         "resnet14_a",
         {**_SCHEDULE, "epochs": 8, "batch_size": 64},
         {"epochs": 30},
-        (*COMMON, *FASTER_ALONE),
+        (*COMMON, *FASTER),
         precision="bf16",
     ),
     "reuse": Trial(
@@ -113,7 +117,7 @@ TRIALS = {
         "resnet14_2_a",
         {**_SCHEDULE, "epochs": 8, "batch_size": 64},
         {"epochs": 16},
-        (PLAIN, "kd", "simkd", *FASTER_ALONE),
+        (PLAIN, "kd", "simkd", *FASTER),
         precision="bf16",
     ),
     "gpu": Trial(
@@ -131,7 +135,7 @@ TRIALS = {
         "resnet14_0.5_a",
         {**_SCHEDULE, "epochs": 10, "batch_size": 32},
         {"epochs": 12},
-        (PLAIN, "kd", "simkd", *FASTER_ALONE, *SEVERAL),
+        (PLAIN, "kd", "simkd", *FASTER, *SEVERAL),
         teachers=3,
     ),
     "teachers_cifar10": Trial(
@@ -140,7 +144,7 @@ TRIALS = {
         "resnet14_a",
         {**_SCHEDULE, "epochs": 8, "batch_size": 64},
         {"epochs": 30},
-        (PLAIN, "kd", "simkd", *FASTER_ALONE, *SEVERAL),
+        (PLAIN, "kd", "simkd", *FASTER, *SEVERAL),
         teachers=3,
         precision="bf16",
     ),
