@@ -226,9 +226,18 @@ def test_classes_are_counted_by_asking() -> None:
 
 
 def test_a_contact_sheet_shows_every_image_in_its_place() -> None:
-    source = images(5, side=4)
+    source = images(5, side=40)
     sheet = np.asarray(Image.open(io.BytesIO(contact_sheet(source))))
-    assert sheet.shape == (9, 14, 3)
+    assert sheet.shape == (81, 122, 3)
     last = (source[4].permute(1, 2, 0).numpy() * 255).round()
-    assert (sheet[5:9, 5:9] == last).all()
-    assert (sheet[5:9, 10:] == 255).all()
+    assert (sheet[41:81, 41:81] == last).all()
+    assert (sheet[41:81, 82:] == 255).all()
+
+
+def test_a_contact_sheet_enlarges_small_images_pixel_by_pixel() -> None:
+    source = images(2, side=20)
+    sheet = np.asarray(Image.open(io.BytesIO(contact_sheet(source))))
+    assert sheet.shape == (60, 121, 3)
+    for number, left in enumerate((0, 61)):
+        shown = (source[number].permute(1, 2, 0).numpy() * 255).round()
+        assert (sheet[:, left : left + 60] == np.kron(shown, np.ones((3, 3, 1)))).all()
