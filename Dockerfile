@@ -42,6 +42,6 @@ USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
-    CMD ["python3", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['RESCADE_PORT'] + '/health/ready', timeout=2)"]
+    CMD ["rescade", "health"]
 ENTRYPOINT ["rescade", "serve"]
 CMD ["/bundles/digits"]

@@ -1,4 +1,4 @@
-"""The one command's front door, `rescade train | evaluate | export | calibrate | verify | show | serve | bench`.
+"""The one command's front door, `rescade train | evaluate | export | calibrate | verify | serve | health | bench`.
 
 It is the client's as well.
 
@@ -42,6 +42,7 @@ VERBS = {
     "keygen": ("export.trust", "keygen_command", "Make a pair of keys to sign bundles with."),
     "sign": ("export.trust", "sign_command", "Sign a bundle."),
     "serve": ("server.__main__", "serve", "Serve a bundle over HTTP."),
+    "health": ("server.health", "health", "Ask a server on this machine whether it is ready."),
     "bench": ("bench.__main__", "bench_command", "Measure a running server."),
 }
 FOR_PROGRAMS = {

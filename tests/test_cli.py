@@ -29,7 +29,7 @@ def test_help_lists_every_verb_in_the_order_of_the_work() -> None:
     assert places == sorted(places)
     training = ["train", "evaluate", "sparsity", "methods", "recipes", "models", "reuse"]
     export = ["export", "calibrate", "verify", "show", "profile", "golden", "keygen", "sign"]
-    assert list(VERBS) == [*training, *export, "serve", "bench"]
+    assert list(VERBS) == [*training, *export, "serve", "health", "bench"]
 
 
 def test_help_imports_no_verb() -> None:
