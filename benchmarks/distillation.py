@@ -37,6 +37,7 @@ from training.run import Run, open_run
 from training.steps import run_recipe
 
 IMAGES = Path("~/.cache/rescade/cifar10")
+LONG = {"rounds": 4, "warm_up": 1}
 DIVERGED = "lower schedule.lr"  # what training advises where a loss or an energy is not finite, and nowhere else
 
 
@@ -158,10 +159,7 @@ class Comparison:
         return {(row["method"], row["seed"]): row for row in rows}
 
     def cost(self) -> dict[str, Cost]:
-        """Each method's cost of a step, beside those measured with it; of methods that make their own images none.
-
-        Those move their generators now and then, and no single step says what that comes to.
-        """
+        """Each method's cost of a step, beside those measured with it."""
         recipe = self.recipe(0, METHODS[PLAIN], self.trial.student, {})
         device = choose(recipe.runtime)
         teachers = [
@@ -174,7 +172,10 @@ class Comparison:
             taught = teachers if method in SEVERAL else teachers[:1]
             return Stepper(METHODS[method], self.trial.student, taught, data, recipe.schedule, device)
 
-        return costs({method: stepper(method) for method in self.trial.methods if method not in NO_DATA})
+        long = any(
+            method in NO_DATA for method in self.trial.methods
+        )  # a hundred steps of one, and as many images made
+        return costs({method: stepper(method) for method in self.trial.methods}, **LONG if long else {})
 
 
 def rows_of(compared: Comparison) -> Iterator[tuple[str, ...]]:

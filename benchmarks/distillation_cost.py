@@ -1,15 +1,16 @@
 """What one training step of each method takes: time, and memory that waits for the backward pass.
 
 Time is the median over whole steps (augmentation, forward passes of student and teacher, backward, optimiser), in
-rounds in which every method has its turn, on one thread. Memory is exact and the same on every machine: the bytes of
-all distinct storages that autograd holds when the losses are there, those of parameters left out; the teacher, which
-runs without gradients, holds nothing. It is not the peak of the process, which the allocator and the largest
-convolution's workspace share.
+rounds in which every method has its turn, on one thread. A method that makes its own images moves what makes them every
+so many batches: its step is the mean over that many. Memory is exact and the same on every machine: the bytes of all
+distinct storages that autograd holds at once, those of parameters left out; a teacher that runs without gradients holds
+nothing. It is not the peak of the process, which the allocator and the largest convolution's workspace share.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
@@ -24,6 +25,7 @@ from training.device import Device
 from training.loop import seed_for
 from training.methods.base import Batch, Method, Networks, TrainingSet, find
 from training.settings import Schedule
+from training.synthesis.base import DataFree
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ class Stepper:
         data: what is trained on.
         schedule: for batch size and optimiser.
         device: for precision and memory order.
+
+    Attributes:
+        cycle: batches from one time that images are made, or what makes them moves, to the next.
     """
 
     def __init__(
@@ -60,11 +65,14 @@ class Stepper:
         size = data.preprocess.size
         self.student = models.build(student, len(data.classes), size)
         kind, config = find(settings)
-        seen = TrainingSet(data.train.labels, data.train.index, size, schedule.batch_size)
+        looks = data.preprocess.mean, data.preprocess.std, data.augment
+        seen = TrainingSet(data.train.labels, data.train.index, size, schedule.batch_size, *looks)
+        self.teachers = teachers
         self.method: Method = kind(
             config, Networks(device.place(self.student), teachers[0], (), tuple(teachers[1:])), seen
         )
         device.place(self.method).train()
+        self.cycle: int = self.method.config.student_steps if isinstance(self.method, DataFree) else 1
         self.parameters = list(self.method.trainable())
         self.optimizer = torch.optim.SGD(self.parameters, lr=schedule.lr, momentum=schedule.momentum, nesterov=True)
         self.batches = Batches(data.preprocess, device.where)
@@ -82,18 +90,23 @@ class Stepper:
             found = self.method.losses(batch)
         return torch.stack(list(found.values())).sum()
 
-    def step(self, number: int) -> float:
-        """One training step, all its turns; seconds."""
+    def steps(self, number: int) -> float:
+        """The training steps of a cycle, all their turns; seconds for each."""
         self.wait()
         began = time.perf_counter()
-        batch = self.batch(number)
+        for place in range(self.cycle):
+            self.step(number * self.cycle + place)
+        self.wait()
+        return (time.perf_counter() - began) / self.cycle
+
+    def step(self, number: int) -> None:
+        """One training step, all its turns."""
+        batch = self.method.make_batch(lambda: self.batch(number))
         for turn in range(self.method.turns()):
             total = self.losses(replace(batch, turn=turn))
             self.optimizer.zero_grad(set_to_none=True)
             total.backward()
             self.optimizer.step()
-        self.wait()
-        return time.perf_counter() - began
 
     def wait(self) -> None:
         """Until a GPU has done all that it was asked for."""
@@ -101,36 +114,60 @@ class Stepper:
             torch.cuda.synchronize()
 
     def held(self) -> int:
-        """Bytes that the graph of one batch's losses holds, in its first turn."""
-        return held_by(lambda: self.losses(self.batch(0)), self.method.parameters())
+        """Bytes that the graphs of one batch hold, the first of a cycle, in its first turn."""
+        own = [*self.method.parameters(), *(value for net in self.teachers for value in net.parameters())]
+        return held_by(lambda: self.losses(self.method.make_batch(lambda: self.batch(0))), own)
 
     def helpers(self) -> int:
         """Trainable parameters outside what is deployed."""
         deployed = {id(value) for value in self.method.deployable().parameters()}
-        return sum(value.numel() for value in self.parameters if id(value) not in deployed)
+        makers = self.method.synthesis.parameters() if isinstance(self.method, DataFree) else ()
+        return sum(value.numel() for value in (*self.parameters, *makers) if id(value) not in deployed)
 
 
 def held_by(forward: Callable[[], Tensor], spared: Iterable[Tensor]) -> int:
-    """Bytes of the distinct storages that autograd keeps for the backward pass of what `forward` gives.
+    """The most bytes that autograd keeps at once for backward passes, in distinct storages, while `forward` runs.
 
     Args:
-        forward: called once; its result is dropped.
+        forward: called once; its result, with its graph, lives to the end. Others may come and go before.
         spared: tensors whose storages do not count.
     """
-    own = {value.untyped_storage().data_ptr() for value in spared}
-    storages: dict[int, int] = {}
-
-    def pack(value: Tensor) -> Tensor:
-        storage = value.untyped_storage()
-        if storage.data_ptr() not in own:
-            storages[storage.data_ptr()] = storage.nbytes()
-        return value
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
-        total = forward()  # lives until the storages have been counted, so that no address comes twice
-    found = sum(storages.values())
+    storages = _Storages({value.untyped_storage().data_ptr() for value in spared})
+    with torch.autograd.graph.saved_tensors_hooks(lambda value: _Kept(storages, value), lambda kept: kept.value):
+        total = forward()
     del total
-    return found
+    return storages.most
+
+
+class _Storages:
+    """What all graphs hold at a time, and the most there has been of it, in bytes."""
+
+    def __init__(self, spared: set[int]) -> None:
+        self.spared, self.holders = spared, Counter[int]()
+        self.now = self.most = 0
+
+    def take(self, place: int, count: int) -> None:
+        if place not in self.spared:
+            self.holders[place] += 1
+            self.now += count * (self.holders[place] == 1)
+            self.most = max(self.most, self.now)
+
+    def drop(self, place: int, count: int) -> None:
+        if place not in self.spared:
+            self.holders[place] -= 1
+            self.now -= count * (self.holders[place] == 0)
+
+
+class _Kept:
+    """A tensor in a graph, which goes when the graph does."""
+
+    def __init__(self, storages: _Storages, value: Tensor) -> None:
+        storage = value.untyped_storage()
+        self.value, self.storages, self.what = value, storages, (storage.data_ptr(), storage.nbytes())
+        storages.take(*self.what)
+
+    def __del__(self) -> None:
+        self.storages.drop(*self.what)
 
 
 def costs(steppers: dict[str, Stepper], rounds: int = 30, warm_up: int = 3) -> dict[str, Cost]:
@@ -144,7 +181,7 @@ def costs(steppers: dict[str, Stepper], rounds: int = 30, warm_up: int = 3) -> d
     seconds: dict[str, list[float]] = {name: [] for name in steppers}
     for number in range(warm_up + rounds):
         for name, stepper in steppers.items():
-            seconds[name].append(stepper.step(number))
+            seconds[name].append(stepper.steps(number))
     return {
         name: Cost(median(seconds[name][warm_up:]), stepper.held(), stepper.helpers())
         for name, stepper in steppers.items()

@@ -11,10 +11,15 @@ import torch
 import yaml
 
 from benchmarks.distillation import Comparison, rows_of, show
-from benchmarks.distillation_cost import held_by
+from benchmarks.distillation_cost import Stepper, costs, held_by
 from benchmarks.distillation_trials import DIGITS, ELSEWHERE, METHODS, NO_DATA, TRIALS, Trial
+from tests.training.loops import digits
+from tests.training.networks import frozen
+from training.device import Device
 from training.methods.base import METHODS as REGISTERED
 from training.methods.base import find, import_all
+from training.settings import Schedule
+from training.synthesis.base import DataFree
 
 pytestmark = pytest.mark.train
 
@@ -139,3 +144,33 @@ def test_memory_held_for_the_backward_pass_counts_storages_once_and_no_parameter
     rectified = 5 * 4 * 4  # what a ReLU keeps, float32
     assert held_by(lambda: (x @ weight.T).relu().sum(), [weight]) == x.nbytes + rectified
     assert held_by(lambda: (x @ weight.T + x @ weight.T).relu().sum(), [weight]) == x.nbytes + rectified
+
+
+def test_memory_that_was_given_back_makes_room_for_other_memory() -> None:
+    x = torch.ones(5, 3, requires_grad=True)
+
+    def both() -> torch.Tensor:
+        (x * x.exp()).sum().backward()  # holds x and exp(x), twice each, and is gone
+        return x.sigmoid().sum()
+
+    assert held_by(both, []) == 2 * x.nbytes
+    assert held_by(lambda: x.sigmoid().sum(), []) == x.nbytes
+
+
+@pytest.mark.parametrize("row", ["vanilla", "kd", "dafl", "cmi"])
+def test_a_step_is_the_mean_over_a_cycle_and_holds_what_makes_the_images(row: str) -> None:
+    settings = {**METHODS[row], **({"student_steps": 3, "width": 4} if row in NO_DATA else {})}
+    settings |= {"synthesis_steps": 2, "synthesis_batch": 16} if row == "cmi" else {}
+    device, data = Device(torch.device("cpu"), torch.float32, channels_last=False, compile=False), digits()
+    teacher = frozen("resnet8_0.25_a", 2, 10)
+    schedule = Schedule.model_validate({"epochs": 1, "batch_size": 16})
+    stepper = Stepper(settings, "resnet8_0.125_a", [teacher], data, schedule, device)
+    plain = Stepper(METHODS["vanilla"], "resnet8_0.125_a", [teacher], data, schedule, device)
+    found = costs({row: stepper, "plain": plain}, rounds=2, warm_up=1)
+    assert stepper.cycle == (3 if row in NO_DATA else 1)
+    assert all(cost.seconds > 0 for cost in found.values())
+    if isinstance(stepper.method, DataFree):
+        assert found[row].held > found["plain"].held
+        assert found[row].helpers == sum(value.numel() for value in stepper.method.synthesis.parameters())
+    else:
+        assert found[row].helpers == 0
