@@ -188,7 +188,7 @@ def rows_of(compared: Comparison) -> Iterator[tuple[str, ...]]:
         failed = [row for (name, _), row in noted.items() if name == method and row["accuracy"] is None]
         yield (
             f"`{method}`",
-            _spread(found) + (f", {len(failed)} of {len(found) + len(failed)} diverged" if failed else ""),
+            _spread(found, len(failed)),
             f"{100 * (mean(found) - mean(plain)):+.2f}" if found and plain and method != PLAIN else "",
             next(
                 (f"{row['macs'] / 1e6:.2f}" for (name, _), row in noted.items() if name == method and "macs" in row), ""
@@ -202,11 +202,12 @@ def _accuracies(noted: dict[tuple[str, int], dict[str, Any]], method: str) -> li
     return [row["accuracy"] for row in rows if row["accuracy"] is not None]
 
 
-def _spread(values: Sequence[float]) -> str:
+def _spread(values: Sequence[float], diverged: int) -> str:
     if not values:
-        return "not run"
+        return f"diverged ({diverged} of {diverged})" if diverged else "not run"
     text = f"{mean(values):.2%}"
-    return f"{text} ± {100 * stdev(values):.2f} ({len(values)})" if len(values) > 1 else f"{text} (1)"
+    text = f"{text} ± {100 * stdev(values):.2f} ({len(values)})" if len(values) > 1 else f"{text} (1)"
+    return f"{text}, {diverged} of {len(values) + diverged} diverged" if diverged else text
 
 
 def _cost_cells(cost: dict[str, Any], method: str) -> tuple[str, str, str]:

@@ -73,6 +73,10 @@ def test_a_run_that_diverged_is_counted_and_not_averaged(tmp_path: Path) -> None
         {"method": "kd", "seed": 1, "accuracy": None, "error": "loss 'ts' is nan"},
     )
     assert list(rows_of(row))[1][1] == "50.00% (1), 1 of 2 diverged"
+    all_of_them = compared(
+        tmp_path / "none", {"method": "kd", "seed": 0, "accuracy": None, "error": "loss 'ts' is nan"}
+    )
+    assert list(rows_of(all_of_them))[1][1] == "diverged (1 of 1)"
 
 
 def test_a_run_in_the_file_is_not_run_again(tmp_path: Path) -> None:
