@@ -174,6 +174,7 @@ def test_a_step_is_the_mean_over_a_cycle_and_holds_what_makes_the_images(row: st
     assert stepper.cycle == (3 if row in NO_DATA else 1)
     assert all(cost.seconds > 0 for cost in found.values())
     if isinstance(stepper.method, DataFree):
+        assert int(stepper.method.synthesis.batches_made) == 3 * stepper.cycle + 1  # and one for what is held
         assert found[row].held > found["plain"].held
         assert found[row].helpers == sum(value.numel() for value in stepper.method.synthesis.parameters())
     else:
