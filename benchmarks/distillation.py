@@ -37,6 +37,7 @@ from training.run import Run, open_run
 from training.steps import run_recipe
 
 IMAGES = Path("~/.cache/rescade/cifar10")
+# Where a round has a hundred steps of some methods, and as many of what makes their images.
 LONG = {"rounds": 4, "warm_up": 1}
 DIVERGED = "lower schedule.lr"  # what training advises where a loss or an energy is not finite, and nowhere else
 
@@ -172,9 +173,7 @@ class Comparison:
             taught = teachers if method in SEVERAL else teachers[:1]
             return Stepper(METHODS[method], self.trial.student, taught, data, recipe.schedule, device)
 
-        long = any(
-            method in NO_DATA for method in self.trial.methods
-        )  # a hundred steps of one, and as many images made
+        long = any(method in NO_DATA for method in self.trial.methods)
         return costs({method: stepper(method) for method in self.trial.methods}, **LONG if long else {})
 
 

@@ -6,7 +6,7 @@ that make their own images have the sizes of `training/recipes/data_free/digits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 PLAIN = "vanilla"
@@ -93,6 +93,15 @@ _WHOLE_CIFAR10 = {"size": 32, "augment": {"pad": 4, "flip": True}, "dv_fraction"
 _USUAL = {"nesterov": True, "weight_decay": 5e-4}
 _SCHEDULE = {**_USUAL, "lr": 0.05, "policy": "one_cycle"}
 _PAPERS = {**_USUAL, "lr": 0.05, "policy": "step", "milestones": [0.625, 0.75, 0.875]}
+_SMALL_CIFAR10 = Trial(
+    _CIFAR10,
+    "resnet8_0.5_a",
+    "resnet14_a",
+    {**_SCHEDULE, "epochs": 8, "batch_size": 64},
+    {"epochs": 30},
+    (*COMMON, *FASTER),
+    precision="bf16",
+)
 TRIALS = {
     "digits": Trial(
         DIGITS,
@@ -102,23 +111,13 @@ TRIALS = {
         {"epochs": 12},
         (*COMMON, *GENTLER),
     ),
-    "cifar10": Trial(
-        _CIFAR10,
-        "resnet8_0.5_a",
-        "resnet14_a",
-        {**_SCHEDULE, "epochs": 8, "batch_size": 64},
-        {"epochs": 30},
-        (*COMMON, *FASTER),
-        precision="bf16",
-    ),
-    "reuse": Trial(
-        _CIFAR10,
-        "resnet20_a",
-        "resnet14_2_a",
-        {**_SCHEDULE, "epochs": 8, "batch_size": 64},
-        {"epochs": 16},
-        (PLAIN, "kd", "simkd", *FASTER),
-        precision="bf16",
+    "cifar10": _SMALL_CIFAR10,
+    "reuse": replace(
+        _SMALL_CIFAR10,
+        student="resnet20_a",
+        teacher="resnet14_2_a",
+        teacher_schedule={"epochs": 16},
+        methods=(PLAIN, "kd", "simkd", *FASTER),
     ),
     "gpu": Trial(
         _WHOLE_CIFAR10,
@@ -138,16 +137,7 @@ TRIALS = {
         (PLAIN, "kd", "simkd", *FASTER, *SEVERAL),
         teachers=3,
     ),
-    "teachers_cifar10": Trial(
-        _CIFAR10,
-        "resnet8_0.5_a",
-        "resnet14_a",
-        {**_SCHEDULE, "epochs": 8, "batch_size": 64},
-        {"epochs": 30},
-        (PLAIN, "kd", "simkd", *FASTER, *SEVERAL),
-        teachers=3,
-        precision="bf16",
-    ),
+    "teachers_cifar10": replace(_SMALL_CIFAR10, methods=(PLAIN, "kd", "simkd", *FASTER, *SEVERAL), teachers=3),
     "no_data": Trial(
         _UNSEEN,
         "resnet8_0.25_a",
@@ -156,13 +146,10 @@ TRIALS = {
         {"epochs": 12, "policy": "one_cycle"},
         (PLAIN, "kd", *NO_DATA),
     ),
-    "no_data_cifar10": Trial(
-        _CIFAR10,
-        "resnet8_0.5_a",
-        "resnet14_a",
-        {**_USUAL, "lr": 0.1, "policy": "cosine", "epochs": 16, "batch_size": 64},
-        {"epochs": 30, "policy": "one_cycle", "lr": 0.05},
-        (PLAIN, "kd", *NO_DATA),
-        precision="bf16",
+    "no_data_cifar10": replace(
+        _SMALL_CIFAR10,
+        schedule={**_USUAL, "lr": 0.1, "policy": "cosine", "epochs": 16, "batch_size": 64},
+        teacher_schedule={"epochs": 30, "policy": "one_cycle", "lr": 0.05},
+        methods=(PLAIN, "kd", *NO_DATA),
     ),
 }
