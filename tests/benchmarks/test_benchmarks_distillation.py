@@ -89,10 +89,21 @@ def test_a_run_in_the_file_is_not_run_again(tmp_path: Path) -> None:
 
 def tiny(out: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Comparison:
     """A trial of one pass over the digits."""
-    few = {"epochs": 1, "batch_size": 256, "policy": "cosine"}
+    few = {"epochs": 1, "batch_size": 256, "policy": "cosine", "lr": 0.1}
     trial = Trial(DIGITS, "resnet8_0.125_a", "resnet8_0.125_a", few, {}, **settings)
     monkeypatch.setitem(TRIALS, "tiny", trial)
     return Comparison("tiny", out)
+
+
+@pytest.mark.parametrize(
+    ("row", "share"), [("vanilla", 1), ("vanilla, ten times the lr", 10), ("semckd, half the lr", 0.5)]
+)
+def test_a_row_has_the_learning_rate_that_its_name_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: str, share: float
+) -> None:
+    recipe = tiny(tmp_path, monkeypatch).recipe_for(row, 0)
+    assert recipe.student is not None
+    assert recipe.schedule_for(recipe.student.schedule).lr == pytest.approx(share * recipe.schedule.lr)
 
 
 def test_a_run_that_is_not_in_the_file_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
